@@ -43,7 +43,7 @@ GDEXT_HD inline To bit_cast(From from) {
 }
 
 // Branch-free on the hot path; the scaling by powers of two lets the float unit do the rounding,
-// subnormals included (the method of F. Giesen, "half to float done quickly", public domain idea).
+// subnormals included.
 GDEXT_HD inline uint16_t f32_to_f16_bits(float value) {
   const uint32_t x = bit_cast<uint32_t>(value);
   const uint32_t sign = (x >> 16) & 0x8000u;
