@@ -147,6 +147,6 @@ def decide_cuda(environ: Mapping[str, str], torch: Torch) -> tuple[CudaToolkit |
     if torch.cuda_version and torch.cuda_version.split(".")[0] != toolkit.version.split(".")[0]:
         notes.append(
             f"the CUDA toolkit is {toolkit.version}, PyTorch was built for CUDA "
-            f"{torch.cuda_version}: gdext's kernels will need a driver that supports CUDA {toolkit.version}"
+            f"{torch.cuda_version}: the driver must support CUDA {toolkit.version} as well"
         )
     return toolkit, notes

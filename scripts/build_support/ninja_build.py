@@ -103,7 +103,8 @@ def nvcc_flags(plan: Plan) -> list[str]:
     return [
         *common_flags(plan),
         "--expt-relaxed-constexpr",
-        f"-ccbin={plan.cxx[-1]}",
+        # The last word that is no flag: CXX may be "ccache g++" or "g++ -m64".
+        f"-ccbin={[word for word in plan.cxx if not word.startswith('-')][-1]}",
         "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
         *gencode_flags(plan.archs),
     ]
