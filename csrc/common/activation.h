@@ -136,9 +136,9 @@ struct ActivationTag {
   static constexpr Activation value = A;
 };
 
-// Calls f(ActivationTag<A>{}) for the run-time value `a`.
+// Calls f(ActivationTag<A>{}) for the run-time value `a`; f must be callable where the caller runs.
 template <class F>
-void with_activation(Activation a, F&& f) {
+GDEXT_HD void with_activation(Activation a, F&& f) {
   switch (a) {
 #define GDEXT_CASE(name) \
   case Activation::name: f(ActivationTag<Activation::name>{}); return;
@@ -155,7 +155,9 @@ void with_activation(Activation a, F&& f) {
     GDEXT_CASE(gelu_tanh)
 #undef GDEXT_CASE
   }
+#if !defined(__CUDA_ARCH__)  // device code cannot throw
   throw std::logic_error("gdext: unknown Activation");
+#endif
 }
 
 }  // namespace gdext

@@ -71,16 +71,33 @@ GDEXT_HD inline float f16_bits_to_f32(uint16_t bits) {
 }
 }  // namespace detail
 
+// On the device its own instructions convert, with the same roundings.
 GDEXT_HD inline bfloat16::bfloat16(float value) {
+#if defined(__CUDA_ARCH__)
+  bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
   const uint32_t x = detail::bit_cast<uint32_t>(value);
   const bool nan = (x & 0x7fffffffu) > 0x7f800000u;
   bits = nan ? uint16_t{0x7fc0} : static_cast<uint16_t>((x + 0x7fffu + ((x >> 16) & 1u)) >> 16);
+#endif
 }
 GDEXT_HD inline bfloat16::operator float() const {
   return detail::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
-GDEXT_HD inline float16::float16(float value) : bits(detail::f32_to_f16_bits(value)) {}
-GDEXT_HD inline float16::operator float() const { return detail::f16_bits_to_f32(bits); }
+GDEXT_HD inline float16::float16(float value) {
+#if defined(__CUDA_ARCH__)
+  bits = __half_as_ushort(__float2half_rn(value));
+#else
+  bits = detail::f32_to_f16_bits(value);
+#endif
+}
+GDEXT_HD inline float16::operator float() const {
+#if defined(__CUDA_ARCH__)
+  return __half2float(__ushort_as_half(bits));
+#else
+  return detail::f16_bits_to_f32(bits);
+#endif
+}
 
 // Arithmetic on T is done in acc_t<T>: 16-bit types widen to float32, the others stay.
 template <class T>

@@ -1,0 +1,96 @@
+// What every CUDA file shares: the checked launch, and reductions over the threads of a warp or block.
+//
+// Kernels are launched through launch() alone, on the caller's stream, and neither allocate,
+// synchronise nor read device memory on the host, so that any op can be captured into a CUDA graph.
+// Indices are 64-bit; grids are one-dimensional (the other dimensions end at 65535 blocks).
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "contract/common.h"
+
+// The architectures this file is compiled for, as the build names them.
+#ifndef GDEXT_CUDA_ARCHS
+#define GDEXT_CUDA_ARCHS "an unrecorded list of architectures"
+#endif
+
+namespace gdext::cuda {
+
+constexpr int kWarp = 32;
+constexpr int kThreads = 256;  // per block, where a kernel has no reason to choose otherwise
+
+GDEXT_HD constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+[[noreturn]] inline void throw_launch_error(const char* name, cudaError_t error) {
+  std::string message = std::string("gdext: CUDA kernel ") + name + ": " + cudaGetErrorString(error);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+    int device = 0, major = 0, minor = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    message += "; gdext was compiled for " GDEXT_CUDA_ARCHS ", device " + std::to_string(device) +
+               " has compute capability " + std::to_string(major) + "." + std::to_string(minor);
+  }
+  throw std::runtime_error(message);
+}
+
+// Launches kernel(args...) on `blocks` blocks of `threads` threads; nothing where blocks is 0, which
+// CUDA refuses. Throws std::runtime_error, with `name`, where CUDA reports an error.
+template <class... Parameters, class... Args>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
+            Context context, Args&&... args) {
+  if (blocks == 0) return;
+  if (blocks > std::numeric_limits<int32_t>::max())
+    throw std::runtime_error(std::string("gdext: CUDA kernel ") + name + ": wanted at most 2^31 - 1 " +
+                             "blocks, the tensors need " + std::to_string(blocks));
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = static_cast<cudaStream_t>(context.stream);
+  const cudaError_t error =
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // forgets it: whoever asks next is not told of it again
+  throw_launch_error(name, error);
+}
+
+struct Sum {
+  template <class A>
+  __device__ A operator()(A a, A b) const {
+    return a + b;
+  }
+};
+struct Max {
+  template <class A>
+  __device__ A operator()(A a, A b) const {
+    return a > b ? a : b;
+  }
+};
+
+// The reduction of `value` over the warp, on each of its lanes, always in the same order.
+template <class A, class Op>
+__device__ A warp_reduce(A value, Op op) {
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    value = op(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  return value;
+}
+
+// The same over the kThreads threads of a block; all of them must call it.
+template <class A, class Op>
+__device__ A block_reduce(A value, Op op) {
+  constexpr int kWarps = kThreads / kWarp;
+  __shared__ A of_warp[kWarps];
+  value = warp_reduce(value, op);
+  if (threadIdx.x % kWarp == 0) of_warp[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  A total = of_warp[0];
+  for (int warp = 1; warp < kWarps; ++warp) total = op(total, of_warp[warp]);
+  __syncthreads();  // the next call writes of_warp again
+  return total;
+}
+
+}  // namespace gdext::cuda

@@ -1,0 +1,167 @@
+// linear on CUDA (contract/linear.h).
+#include "contract/linear.h"
+
+#include "cuda/gemm.cuh"
+
+namespace gdext::cuda {
+namespace {
+
+// The run-time switch is the same for every thread, so it costs no divergence.
+template <class A>
+__device__ A activate(Activation activation, A z) {
+  A y = z;
+  with_activation(activation, [&](auto tag) { y = gdext::activate<decltype(tag)::value>(z); });
+  return y;
+}
+template <class A>
+__device__ A activation_derivative(Activation activation, A s) {
+  A d = A(0);
+  with_activation(activation,
+                  [&](auto tag) { d = gdext::activation_derivative<decltype(tag)::value>(s); });
+  return d;
+}
+template <class A>
+__device__ A activation_second_derivative(Activation activation, A s) {
+  A d = A(0);
+  with_activation(activation, [&](auto tag) {
+    d = gdext::activation_second_derivative<decltype(tag)::value>(s);
+  });
+  return d;
+}
+
+// z = sum + b,  y = f(z)
+template <class T>
+struct StoreActivated {
+  const T* b;  // [N], or null
+  T* y;        // [M,N]
+  T* z;        // [M,N], or null
+  int64_t N;
+  Activation activation;
+
+  __device__ void operator()(int64_t m, int64_t n, acc_t<T> sum) const {
+    if (b) sum += static_cast<acc_t<T>>(b[n]);
+    if (z) z[m * N + n] = T(sum);
+    y[m * N + n] = T(activate(activation, sum));
+  }
+};
+
+template <class T>
+struct Store {
+  T* c;  // [M,N]
+  int64_t N;
+
+  __device__ void operator()(int64_t m, int64_t n, acc_t<T> sum) const { c[m * N + n] = T(sum); }
+};
+
+Matrix transposed(Matrix a) { return {a.data, a.col_stride, a.row_stride}; }
+
+// dz = dy f'(s). A block makes a tile of kWarp rows and columns, a warp every kWarps-th row of it.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    dz_kernel(Matrix dy, Matrix s, T* dz, int64_t B, int64_t O, Activation activation) {
+  using A = acc_t<T>;
+  constexpr int kWarps = kThreads / kWarp;
+  const int64_t tiles_across = ceil_div(O, kWarp);
+  const int64_t first_row = blockIdx.x / tiles_across * kWarp;
+  const int64_t o = blockIdx.x % tiles_across * kWarp + threadIdx.x % kWarp;
+  if (o >= O) return;
+  const T* dy_column = static_cast<const T*>(dy.data) + o * dy.col_stride;
+  const T* s_column = static_cast<const T*>(s.data) + o * s.col_stride;
+#pragma unroll 1
+  for (int row = threadIdx.x / kWarp; row < kWarp; row += kWarps) {
+    const int64_t b = first_row + row;
+    if (b >= B) return;
+    const A slope = activation_derivative(activation, static_cast<A>(s_column[b * s.row_stride]));
+    dz[b * O + o] = T(static_cast<A>(dy_column[b * dy.row_stride]) * slope);
+  }
+}
+
+// db = sum_b dz[b,:]. A block owns kWarp columns; its warps take the rows in turn, in kLanes
+// interleaved sums each, which are added in a fixed order.
+constexpr int kSumThreads = 1024;
+
+template <class T>
+__global__ void __launch_bounds__(kSumThreads) db_kernel(Matrix dz, T* db, int64_t B, int64_t O) {
+  using A = acc_t<T>;
+  constexpr int kWarps = kSumThreads / kWarp, kLanes = 4;
+  __shared__ A of_warp[kWarps][kWarp];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int64_t o = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
+  A sum[kLanes] = {};
+  if (o < O) {
+    const T* column = static_cast<const T*>(dz.data) + o * dz.col_stride;
+    for (int64_t b = warp; b < B; b += kWarps * kLanes) {
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t row = b + i * kWarps;
+        if (row < B) sum[i] += static_cast<A>(column[row * dz.row_stride]);
+      }
+    }
+  }
+  of_warp[warp][lane] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  __syncthreads();
+  if (warp != 0 || o >= O) return;
+  A total = A(0);
+  for (int w = 0; w < kWarps; ++w) total += of_warp[w][lane];
+  db[o] = T(total);
+}
+
+// gdy = q f'(z),  gz = q dy f''(z),  dz = dy f'(z)
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    activation_double_backward_kernel(const T* q, const T* dy, const T* s, T* gdy, T* gz, T* dz,
+                                      int64_t n, Activation activation) {
+  using A = acc_t<T>;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= n) return;
+  const A qi = static_cast<A>(q[i]), dyi = static_cast<A>(dy[i]), si = static_cast<A>(s[i]);
+  const A slope = activation_derivative(activation, si);
+  gdy[i] = T(qi * slope);
+  gz[i] = T(qi * dyi * activation_second_derivative(activation, si));
+  dz[i] = T(dyi * slope);
+}
+
+}  // namespace
+
+void linear(const LinearArgs& args, Context context) {
+  for_dtype(args.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const StoreActivated<T> epilogue{static_cast<const T*>(args.b), static_cast<T*>(args.y),
+                                     static_cast<T*>(args.z), args.O, args.activation};
+    gemm<T>("linear", args.x, transposed(args.w), args.B, args.O, args.I, epilogue, context);
+  });
+}
+
+void linear_backward(const LinearBackwardArgs& args, Context context) {
+  for_dtype(args.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    Matrix dz = args.dy;
+    if (args.activation != Activation::identity) {
+      launch("linear_backward dz", dz_kernel<T>, ceil_div(args.B, kWarp) * ceil_div(args.O, kWarp),
+             kThreads, context, args.dy, args.s, static_cast<T*>(args.dz), args.B, args.O,
+             args.activation);
+      dz = {args.dz, args.O, 1};
+    }
+    if (args.dx)
+      gemm<T>("linear_backward dx", dz, args.w, args.B, args.I, args.O,
+              Store<T>{static_cast<T*>(args.dx), args.I}, context);
+    if (args.dw)
+      gemm<T>("linear_backward dw", transposed(dz), args.x, args.O, args.I, args.B,
+              Store<T>{static_cast<T*>(args.dw), args.I}, context);
+    if (args.db)
+      launch("linear_backward db", db_kernel<T>, ceil_div(args.O, kWarp), kSumThreads, context, dz,
+             static_cast<T*>(args.db), args.B, args.O);
+  });
+}
+
+void activation_double_backward(const ActivationDoubleBackwardArgs& args, Context context) {
+  for_dtype(args.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    launch("activation_double_backward", activation_double_backward_kernel<T>,
+           ceil_div(args.n, kThreads), kThreads, context, static_cast<const T*>(args.q),
+           static_cast<const T*>(args.dy), static_cast<const T*>(args.s), static_cast<T*>(args.gdy),
+           static_cast<T*>(args.gz), static_cast<T*>(args.dz), args.n, args.activation);
+  });
+}
+
+}  // namespace gdext::cuda

@@ -1,0 +1,48 @@
+// Reductions over a whole tensor, in two stages (contract/common.h): every block of a first kernel
+// writes a float64 partial sum into the caller's workspace, a second kernel of one block adds them.
+#pragma once
+#include "cuda/common.cuh"
+
+namespace gdext::cuda {
+
+// Blocks of the first kernel, each taking kThreads / threads_per_item items at a time. At least one,
+// so that sums over nothing are written too.
+inline int64_t reduction_blocks(int64_t items, int threads_per_item) {
+  const int64_t blocks = ceil_div(items, kThreads / threads_per_item);
+  return blocks < 1 ? 1 : blocks < kPartials ? blocks : kPartials;
+}
+
+// All threads of the block must call it.
+__device__ inline void store_partial(double* partials, double of_thread) {
+  const double of_block = block_reduce(of_thread, Sum{});
+  if (threadIdx.x == 0) partials[blockIdx.x] = of_block;
+}
+__device__ inline double add_partials(const double* partials, int64_t count) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partials[i];
+  return block_reduce(sum, Sum{});
+}
+
+// loss = sum of partials (/ norm if mean). The mean's norm is `size`, or, if weighted, the sum of the
+// second kPartials partials; any other reduction's is 1.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    finish_loss_kernel(const double* partials, int64_t count, Reduction reduction, bool weighted,
+                       double size, T* loss, acc_t<T>* norm) {
+  const double sum = add_partials(partials, count);
+  const double weights = weighted ? add_partials(partials + kPartials, count) : size;
+  if (threadIdx.x != 0) return;
+  const double divisor = reduction == Reduction::mean ? weights : 1.0;
+  *norm = static_cast<acc_t<T>>(divisor);
+  *loss = T(static_cast<acc_t<T>>(sum / divisor));
+}
+
+// gdy = sum of partials / norm
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    finish_gdy_kernel(const double* partials, int64_t count, const acc_t<T>* norm, T* gdy) {
+  const double sum = add_partials(partials, count);
+  if (threadIdx.x == 0) *gdy = T(static_cast<acc_t<T>>(sum / static_cast<double>(*norm)));
+}
+
+}  // namespace gdext::cuda
