@@ -62,7 +62,10 @@ int (*thread_count_function)() = nullptr;
 const char* compiled_isas() {
   static const std::string names = [] {
     std::string joined;
-    for (const Isa& isa : isas()) joined += (joined.empty() ? "" : ",") + std::string(isa.table->isa);
+    for (const Isa& isa : isas()) {
+      if (!joined.empty()) joined += ',';
+      joined += isa.table->isa;
+    }
     return joined;
   }();
   return names.c_str();

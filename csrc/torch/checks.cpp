@@ -100,7 +100,7 @@ ScalarType accumulation_dtype(const Tensor& t) {
 
 Tensor workspace(const Tensor& like) { return empty({kWorkspace}, ScalarType::Double, like); }
 
-Tensor contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 int64_t leading(const Tensor& t) {
   const Sizes sizes = t.sizes();

@@ -59,7 +59,7 @@ ScalarType accumulation_dtype(const Tensor& t);
 Tensor workspace(const Tensor& like);
 
 // `t` itself if it is contiguous, else a copy that is.
-Tensor contiguous(const Tensor& t);
+Tensor as_contiguous(const Tensor& t);
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
 inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
 

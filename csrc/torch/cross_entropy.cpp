@@ -35,7 +35,7 @@ struct CrossEntropyTensors {
     if (weight) {
       check_like(*weight, "weight", x, "input");
       check_shape(*weight, "weight", {C}, "one for each class of input");
-      weight = contiguous(*weight);
+      weight = as_contiguous(*weight);
     }
     const bool index = target_tensor.scalar_type() == ScalarType::Long;
     if (index) {
@@ -47,8 +47,8 @@ struct CrossEntropyTensors {
       check_like(target_tensor, "target", x, "input; class indices are int64");
       check_shape(target_tensor, "target", x.sizes(), "class probabilities: that of input");
     }
-    x = contiguous(x);
-    target_tensor = contiguous(target_tensor);
+    x = as_contiguous(x);
+    target_tensor = as_contiguous(target_tensor);
     target.index = index ? static_cast<const int64_t*>(data(target_tensor)) : nullptr;
     target.prob = index ? nullptr : data(target_tensor);
     target.w = data(weight);
@@ -77,7 +77,7 @@ struct OutputGradient {
       check_shape(dy, "dy", in.sample_shape, "that of the loss");
       stride = 1;
     }
-    dy = contiguous(dy);
+    dy = as_contiguous(dy);
   }
 };
 }  // namespace
@@ -107,7 +107,7 @@ std::tuple<Tensor, Tensor> cross_entropy_backward(Tensor dy, Tensor x, Tensor ta
   GDEXT_CHECK_VALUE(wanted.size() == 2, "wanted: wanted 2 flags (dx, dt), got ", wanted.size());
   GDEXT_CHECK(!wanted[1] || in.target.prob, "target: class indices have no gradient");
   const OutputGradient out(dy, in, static_cast<int64_t>(in.sample_shape.size()));
-  stats = contiguous(stats);
+  stats = as_contiguous(stats);
   Tensor dx = wanted[0] ? empty(in.x.sizes(), in.x) : nothing(in.x);
   Tensor dt = wanted[1] ? empty(in.x.sizes(), in.x) : nothing(in.x);
   const CrossEntropyBackwardArgs args{in.dtype, in.N, in.C, in.D, data(out.dy), out.stride, data(in.x),
@@ -130,11 +130,11 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
     if (!t) return;
     check_like(*t, name, in.x, "input");
     check_shape(*t, name, in.x.sizes(), "that of input");
-    t = contiguous(*t);
+    t = as_contiguous(*t);
   };
   prepare(u, "u");
   prepare(v, "v");
-  stats = contiguous(stats);
+  stats = as_contiguous(stats);
   Tensor gdy = in.loss_like(reduce), gx = empty(in.x.sizes(), in.x);
   Tensor gt = want_gt ? empty(in.x.sizes(), in.x) : nothing(in.x), sums = workspace(in.x);
   const CrossEntropyDoubleBackwardArgs args{

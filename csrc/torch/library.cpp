@@ -11,9 +11,7 @@ namespace {
 std::string build_config() {
   return gdext::message(
       "{\"version\": \"", GDEXT_VERSION, "\", \"built_with_torch\": \"", GDEXT_BUILT_WITH_TORCH,
-#if GDEXT_CUDA
       "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION, "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS,
-#endif
       "\"}");
 }
 

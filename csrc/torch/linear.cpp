@@ -36,7 +36,7 @@ std::tuple<Tensor, Tensor> linear(Tensor x, Tensor weight, OptionalTensor bias, 
   if (bias) {
     check_like(*bias, "bias", x, "input");
     check_shape(*bias, "bias", {O}, "out_features of weight");
-    bias = contiguous(*bias);
+    bias = as_contiguous(*bias);
   }
   const std::vector<int64_t> shape = with_last(x, O);
   Tensor y = empty(shape, x);
@@ -85,9 +85,9 @@ std::tuple<Tensor, Tensor, Tensor> activation_double_backward(Tensor q, Tensor d
   check_like(saved, "saved", q, "q");
   check_shape(dy, "dy", q.sizes(), "that of q");
   check_shape(saved, "saved", q.sizes(), "that of q");
-  q = contiguous(q);
-  dy = contiguous(dy);
-  saved = contiguous(saved);
+  q = as_contiguous(q);
+  dy = as_contiguous(dy);
+  saved = as_contiguous(saved);
   Tensor gdy = empty(q.sizes(), q), gz = empty(q.sizes(), q), dz = empty(q.sizes(), q);
   const ActivationDoubleBackwardArgs args{
       dtype, check_activation(activation), q.numel(), data(q), data(dy), data(saved),

@@ -20,10 +20,10 @@ struct MseTensors {
     if (weight) {
       check_like(*weight, "weight", x, "input");
       check_shape(*weight, "weight", x.sizes(), "that of input");
-      weight = contiguous(*weight);
+      weight = as_contiguous(*weight);
     }
-    x = contiguous(x);
-    target = contiguous(target);
+    x = as_contiguous(x);
+    target = as_contiguous(target);
   }
 };
 
@@ -34,7 +34,7 @@ struct OutputGradient {
   OutputGradient(const Tensor& dy_, const MseTensors& in) : dy(dy_), stride(dy_.dim() == 0 ? 0 : 1) {
     check_like(dy, "dy", in.x, "input");
     if (stride) check_shape(dy, "dy", in.x.sizes(), "that of input");
-    dy = contiguous(dy);
+    dy = as_contiguous(dy);
   }
 };
 
@@ -71,7 +71,7 @@ std::tuple<Tensor, Tensor> mse_double_backward(Tensor u, Tensor dy, Tensor x, Te
   check_norm(norm);
   check_like(u, "u", in.x, "input");
   check_shape(u, "u", in.x.sizes(), "that of input");
-  u = contiguous(u);
+  u = as_contiguous(u);
   const Reduction reduce = check_reduction(reduction);
   Tensor gdy = reduce == Reduction::none ? empty(in.x.sizes(), in.x) : empty({}, in.x);
   Tensor gx = empty(in.x.sizes(), in.x), sums = workspace(in.x);

@@ -31,9 +31,9 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
     OptionalTensor u, OptionalTensor v, Tensor dy, Tensor x, Tensor target, OptionalTensor weight,
     Tensor stats, Tensor norm, int64_t reduction, int64_t ignore_index, double label_smoothing, bool want_gt);
 
-void sgd_(std::vector<Tensor> params, std::vector<Tensor> grads, std::vector<Tensor> momentum_buffers,
-          std::vector<bool> first, double lr, OptionalTensor lr_tensor, double momentum, double dampening,
-          double weight_decay, bool nesterov, bool maximize, OptionalTensor grad_scale,
-          OptionalTensor found_inf);
+void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
+          const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
+          const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
+          bool nesterov, bool maximize, const OptionalTensor& grad_scale, const OptionalTensor& found_inf);
 
 }  // namespace gdext
