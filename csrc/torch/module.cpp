@@ -1,8 +1,9 @@
-// PyInit__C: what `import gdext._C` calls. The module is empty: loading the library registers the ops.
+// PyInit__C: what `import gdext._C` calls. The module is empty: loading the library registers the
+// ops.
 //
-// Python.h is not included, so that a machine without Python's headers can build gdext. The declarations below
-// are the part of Python's stable ABI (abi3) that an empty module needs; their layout is frozen.
-// Source: https://docs.python.org/3/c-api/stable.html
+// Python.h is not included, so that a machine without Python's headers can build gdext. The
+// declarations below are the part of Python's stable ABI (abi3) that an empty module needs; their
+// layout is frozen. Source: https://docs.python.org/3/c-api/stable.html
 
 #include <cstddef>
 
@@ -30,8 +31,8 @@ void* PyModuleDef_Init(PyModuleDef* def);
 
 __attribute__((visibility("default"))) void* PyInit__C() {
   // One reference that is never given back: the definition is not on the heap.
-  static PyModuleDef def = {1,       nullptr, nullptr, 0,       nullptr, "_C",    nullptr,
-                            0,       nullptr, nullptr, nullptr, nullptr, nullptr};
+  static PyModuleDef def = {1, nullptr, nullptr, 0,       nullptr, "_C",   nullptr,
+                            0, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModuleDef_Init(&def);
 }
 }
