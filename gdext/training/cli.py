@@ -91,6 +91,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     finally:
         report.close()
     if outcome is Outcome.INTERRUPTED:
+        assert stop.number is not None
         name = signal.Signals(stop.number).name
         print(
             f"stopped by {name} in epoch {position.epoch + 1} after {position.step} of its steps; "

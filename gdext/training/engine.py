@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +86,7 @@ def _layers(sizes: list[int], activation: str, loss: str) -> tuple[nn.Module, ty
 
 def _torch(sizes: list[int], activation: str, loss: str) -> tuple[nn.Module, type, nn.Module]:
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         modules[str(i)] = nn.Linear(fan_in, fan_out)
         if i < len(sizes) - 2:
             modules[f"{activation}{i}"] = ACTIVATIONS[activation]()
@@ -120,9 +121,7 @@ def build(options: Namespace, device: torch.device) -> Engine:
     return Engine(model, optimizer, loss)
 
 
-SCHEDULES: dict[
-    str, Callable[[torch.optim.Optimizer, int], lr_scheduler.LRScheduler]
-] = {
+SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int], lr_scheduler.LRScheduler]] = {
     "constant": lambda sgd, epochs: lr_scheduler.ConstantLR(sgd, factor=1.0, total_iters=0),
     "step": lambda sgd, epochs: lr_scheduler.StepLR(sgd, step_size=-(-epochs // 3), gamma=0.1),
     "exponential": lambda sgd, epochs: lr_scheduler.ExponentialLR(sgd, gamma=0.01 ** (1 / epochs)),

@@ -77,33 +77,68 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
 
     add("device", "auto takes cuda where there is one", choices=["auto", "cpu", "cuda"])
     add("engine", "layers: gdext's layers, loss and SGD; torch: PyTorch's own", choices=[*ENGINES])
-    add("hidden", "widths of the hidden layers; none for softmax regression",
-        type=_integer(1), nargs="*", metavar="N")  # fmt: skip
+    add(
+        "hidden",
+        "widths of the hidden layers; none for softmax regression",
+        type=_integer(1),
+        nargs="*",
+        metavar="N",
+    )
     add("activation", "of the hidden layers", choices=[*ACTIVATIONS])
     add("loss", "mse is taken against one-hot targets", choices=[*LOSSES])
-    add("batch_size", "samples per step: 1 is the textbook's SGD, full is gradient descent",
-        type=_batch_size, metavar="N|full")  # fmt: skip
+    add(
+        "batch_size",
+        "samples per step: 1 is the textbook's SGD, full is gradient descent",
+        type=samples,
+        metavar="N|full",
+    )
     add("epochs", "passes over the training set", type=_integer(1), metavar="N")
     add("lr", "learning rate of the first epoch", type=_number(0.0, exclusive=True), metavar="X")
     add("momentum", "of SGD", type=_number(0.0), metavar="X")
     add("weight_decay", "of SGD", type=_number(0.0), metavar="X")
     add("nesterov", "Nesterov momentum", action=argparse.BooleanOptionalAction)
-    add("schedule", "learning rate per epoch: constant; step: a tenth after each third of the "
+    add(
+        "schedule",
+        "learning rate per epoch: constant; step: a tenth after each third of the "
         "epochs; exponential: falls evenly to 1%% over the epochs; cosine: half a wave to 0",
-        choices=[*SCHEDULES])  # fmt: skip
+        choices=[*SCHEDULES],
+    )
     add("dtype", "of parameters and images", choices=[*DTYPES])
-    add("seed", "of the initial weights and the order of samples", type=_integer(0), metavar="N")
-    add("limit", "train on the first N samples only; the test set stays whole",
-        type=_integer(1), metavar="N")  # fmt: skip
-    add("target_accuracy", "stop after the first epoch whose test accuracy reaches this, "
-        "written 0.98 or 98%%; exit code 1 if none does", type=_accuracy, metavar="X")  # fmt: skip
+    add(
+        "seed",
+        "of the initial weights and the order of samples",
+        type=_integer(0, 2**63 - 1),
+        metavar="N",
+    )
+    add(
+        "limit",
+        "train on the first N samples only; the test set stays whole",
+        type=_integer(1),
+        metavar="N",
+    )
+    add(
+        "target_accuracy",
+        "stop after the first epoch whose test accuracy reaches this, "
+        "written 0.98 or 98%%; exit code 1 if none does",
+        type=share,
+        metavar="X",
+    )
     add("data_dir", "folder of the data (default GDEXT_DATA, else ./data)", metavar="DIR")
-    add("out", "folder for metrics, plots and checkpoint; one that already holds a run is refused "
-        "(default runs/mnist, or runs/mnist-2, -3, ... when taken)", metavar="DIR")  # fmt: skip
-    add("resume", "continue a checkpoint (default: that of --out, else of the newest runs/mnist*) "
+    add(
+        "out",
+        "folder for metrics, plots and checkpoint; one that already holds a run is refused "
+        "(default runs/mnist, or runs/mnist-2, -3, ... when taken)",
+        metavar="DIR",
+    )
+    add(
+        "resume",
+        "continue a checkpoint (default: that of --out, else of the newest runs/mnist*) "
         "to the same bits as an unbroken run. Options not given are the checkpoint's; only "
         "--engine, --device, --target-accuracy, and with a constant schedule --epochs, may differ",
-        nargs="?", const="", metavar="PATH")  # fmt: skip
+        nargs="?",
+        const="",
+        metavar="PATH",
+    )
     return vars(parser.parse_args(arguments))
 
 
@@ -135,11 +170,11 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _integer(least: int) -> Any:
+def _integer(least: int, most: int = 2**31) -> Any:
     def integer(text: str) -> int:
         value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text}: wanted an integer of at least {least}")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text}: wanted an integer from {least} to {most}")
         return value
 
     return integer
@@ -156,7 +191,7 @@ def _number(least: float, exclusive: bool = False) -> Any:
     return number
 
 
-def _batch_size(text: str) -> int | str:
+def samples(text: str) -> int | str:
     if text == "full":
         return text
     if not text.isdecimal() or int(text) < 1:
@@ -164,7 +199,7 @@ def _batch_size(text: str) -> int | str:
     return int(text)
 
 
-def _accuracy(text: str) -> float:
+def share(text: str) -> float:
     percent = text.endswith("%")
     value = float(text.rstrip("%")) / (100 if percent else 1)
     if not 0 < value <= 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,26 +42,30 @@ def draw_all(
         "weights.png": weights(module.Figure, first),
     }
     for name, figure in figures.items():
-        write_atomically(
-            folder / name, lambda file, figure=figure: figure.savefig(file, format="png", dpi=130)
-        )
+        write_atomically(folder / name, partial(figure.savefig, format="png", dpi=130))
 
 
 def curves(new: type[Figure], history: list[dict[str, float]], loss: str) -> Figure:
     figure = new(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    unit = "nats per sample" if loss == "cross_entropy" else "mean squared error"
+    unit = {"cross_entropy": "cross entropy (nats per image)", "mse": "mean squared error"}[loss]
     left.plot(epochs, [r["train_loss"] for r in history], "o-", color=BLUE, label="training")
     left.plot(epochs, [r["test_loss"] for r in history], "s--", color=ORANGE, label="test")
-    left.set(xlabel="epoch", ylabel=f"{loss.replace('_', ' ')} ({unit})", title="Loss", yscale="log")
+    left.set(xlabel="epoch", ylabel=unit, title="Loss", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
     left.legend(frameon=False)
     errors = [100 * (1 - r["test_accuracy"]) for r in history]
     right.plot(epochs, errors, "s-", color=ORANGE)
     right.annotate(
-        f"{errors[-1]:.2f}%", (epochs[-1], errors[-1]), (-4, 10), textcoords="offset points",
-        ha="right", fontweight="bold",
-    )  # fmt: skip
+        f"{errors[-1]:.2f}%",
+        (epochs[-1], errors[-1]),
+        (0, -18),
+        textcoords="offset points",
+        ha="right",
+        fontweight="bold",
+    )
     right.set(xlabel="epoch", ylabel="misclassified test images (%)", title="Test error")
     right.set_ylim(bottom=0, top=1.15 * max(errors) or 1)
     for axes in (left, right):
@@ -80,22 +85,25 @@ def confusion(new: type[Figure], predicted: Tensor, labels: Tensor) -> Figure:
     axes = figure.subplots()
     image = axes.imshow(share.numpy(), cmap="Oranges", vmin=0, vmax=max(float(share.max()), 0.1))
     figure.colorbar(image, label="mistakes, % of the true digit's images", shrink=0.85)
-    dark = float(share.max()) * 0.6
+    pale = 0.6 * float(share.max())
     for row in range(10):
         for column in range(10):
             count = int(counts[row, column])
-            right = row == column
-            axes.text(
-                column, row, str(count) if count else "·", ha="center", va="center", fontsize=9,
-                fontweight="bold" if right else "normal",
-                color="white" if share[row, column] > dark and count and not right
-                else BLUE if right else "black" if count else "0.7",
-            )  # fmt: skip
+            style = {"color": "white" if share[row, column] > pale else "black"}
+            if row == column:
+                style = {"color": BLUE, "fontweight": "bold"}
+            elif count == 0:
+                style = {"color": "0.7"}
+            text = str(count) if count else "·"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9, **style)
     total, wrong = int(counts.sum()), int(mistakes.sum())
     axes.set(
-        xticks=range(10), yticks=range(10), xlabel="predicted digit", ylabel="true digit",
+        xticks=range(10),
+        yticks=range(10),
+        xlabel="predicted digit",
+        ylabel="true digit",
         title=f"Test images: {total - wrong:,} of {total:,} right ({1 - wrong / total:.2%})",
-    )  # fmt: skip
+    )
     axes.tick_params(length=0)
     return figure
 
@@ -149,7 +157,9 @@ def weights(new: type[Figure], first: Tensor) -> Figure:
     for axes in grid.flat:
         axes.axis("off")
     for axes, unit in zip(grid.flat, top.tolist(), strict=False):
-        image = axes.imshow(first[unit].view(28, 28).numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+        image = axes.imshow(
+            first[unit].view(28, 28).numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit
+        )
         axes.set_title(f"{float(norms[unit]):.2f}", fontsize=8, pad=2)
     figure.colorbar(
         image, ax=grid, label="weight (per unit of normalised pixel)", shrink=0.6, extend="both"
