@@ -93,7 +93,13 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
         metavar="N|full",
     )
     add("epochs", "passes over the training set", type=_integer(1), metavar="N")
-    add("lr", "learning rate of the first epoch", type=_number(0.0, exclusive=True), metavar="X")
+    add(
+        "lr",
+        "learning rate of the first epoch; the default suits the default batch size and momentum, "
+        "--batch-size 1 --momentum 0 wants about 0.01",
+        type=_number(0.0, exclusive=True),
+        metavar="X",
+    )
     add("momentum", "of SGD", type=_number(0.0), metavar="X")
     add("weight_decay", "of SGD", type=_number(0.0), metavar="X")
     add("nesterov", "Nesterov momentum", action=argparse.BooleanOptionalAction)

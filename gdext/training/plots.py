@@ -89,7 +89,7 @@ def confusion(new: type[Figure], predicted: Tensor, labels: Tensor) -> Figure:
     for row in range(10):
         for column in range(10):
             count = int(counts[row, column])
-            style = {"color": "white" if share[row, column] > pale else "black"}
+            style: dict[str, Any] = {"color": "white" if share[row, column] > pale else "black"}
             if row == column:
                 style = {"color": BLUE, "fontweight": "bold"}
             elif count == 0:
