@@ -1,0 +1,32 @@
+// The scalar formulas of the losses (contract/mse.h, contract/cross_entropy.h), once for CPU and CUDA.
+// A is the accumulation type.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "common/dtype.h"
+
+namespace gdext {
+
+template <class A>
+GDEXT_HD inline A squared_error(A x, A t, A w) {
+  return w * (x - t) * (x - t);
+}
+// d(squared_error)/dx; linear in its last factor, as both backward passes use it.
+template <class A>
+GDEXT_HD inline A squared_error_dx(A x, A t, A w, A dy) {
+  return A(2) * w * (x - t) * dy;
+}
+
+// q[c] of one sample, contract/cross_entropy.h's target distribution: `hit` is [c == t] or t[c].
+template <class A>
+GDEXT_HD inline A smoothed_target(A hit, A w, A label_smoothing, A classes) {
+  return w * ((A(1) - label_smoothing) * hit + label_smoothing / classes);
+}
+// log p[c] from the sample's stats m and l.
+template <class A>
+GDEXT_HD inline A log_probability(A x, A m, A l) {
+  return (x - m) - l;
+}
+
+}  // namespace gdext
