@@ -1,0 +1,96 @@
+"""A run on disk: everything the next step depends on, in one file that is whole or absent."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
+
+from gdext.training.engine import Engine
+from gdext.training.options import DEFAULTS, UsageError
+from gdext.training.output import write_atomically
+
+FORMAT = "gdext MNIST run, version 1"
+
+
+@dataclass
+class Position:
+    """How far a run has come.
+
+    epoch: completed epochs; step: completed steps of the epoch after them; order_state: the
+    state of the sample-order generator at that epoch's start; loss_sum: its loss so far, summed
+    over samples; seconds: its training time so far; history: a row of metrics per epoch.
+    """
+
+    order_state: Tensor
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save(
+    path: Path,
+    options: dict[str, Any],
+    samples: int,
+    engine: Engine,
+    scheduler: LRScheduler,
+    position: Position,
+) -> None:
+    content = {
+        "format": FORMAT,
+        "options": options,
+        "samples": samples,
+        "model": engine.model.state_dict(),
+        "optimizer": engine.optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "position": asdict(position),
+    }
+    write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote, tensors on the CPU.
+
+    Raises:
+        UsageError: there is no such file, or it is no intact checkpoint of this trainer.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UsageError(f"--resume: there is no checkpoint {path}") from None
+    except Exception as error:  # torch.load raises whatever unzipping and unpickling raise
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"--resume: {path} is corrupt or no checkpoint ({type(error).__name__}: {reason})"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UsageError(f'--resume: {path} is no checkpoint of the format "{FORMAT}"')
+    unknown = content["options"].keys() - DEFAULTS.keys()
+    if unknown:
+        raise UsageError(f"--resume: {path} has options unknown here: {', '.join(sorted(unknown))}")
+    return content
+
+
+def restore(
+    content: dict[str, Any], samples: int, engine: Engine, scheduler: LRScheduler
+) -> Position:
+    """Puts a loaded checkpoint's state into `engine` and `scheduler`.
+
+    Raises:
+        UsageError: the checkpoint was made on another number of training samples.
+    """
+    if content["samples"] != samples:
+        raise UsageError(
+            f"--resume: the checkpoint was trained on {content['samples']} samples, "
+            f"the data here has {samples}"
+        )
+    engine.model.load_state_dict(content["model"])
+    engine.optimizer.load_state_dict(content["optimizer"])
+    scheduler.load_state_dict(content["scheduler"])
+    return Position(**content["position"])
