@@ -6,7 +6,18 @@ namespace gdext {
 
 template <class A>
 struct SgdRule {
-  A lr, momentum, dampening, weight_decay;
+  // 1 - dampening is rounded once, from float64: with dampening near 1 the difference of two
+  // rounded numbers would have few digits left.
+  GDEXT_HD SgdRule(double lr_, double momentum_, double dampening, double weight_decay_, bool nesterov_,
+                   bool maximize_)
+      : lr(static_cast<A>(lr_)),
+        momentum(static_cast<A>(momentum_)),
+        undamped(static_cast<A>(1.0 - dampening)),
+        weight_decay(static_cast<A>(weight_decay_)),
+        nesterov(nesterov_),
+        maximize(maximize_) {}
+
+  A lr, momentum, undamped, weight_decay;
   bool nesterov, maximize;
 
   // Updates p, and m where momentum != 0; `first`: m holds nothing yet.
@@ -14,7 +25,7 @@ struct SgdRule {
     A d = maximize ? -g : g;
     if (weight_decay != A(0)) d += weight_decay * p;
     if (momentum != A(0)) {
-      m = first ? d : momentum * m + (A(1) - dampening) * d;
+      m = first ? d : momentum * m + undamped * d;
       d = nesterov ? d + momentum * m : m;
     }
     p -= lr * d;

@@ -1,0 +1,119 @@
+// Chooses the instruction set once, at first use, and forwards each contract to its kernel.
+#include <cstdlib>
+#include <memory>
+
+#include "cpu/kernels.h"
+
+namespace gdext::cpu {
+
+namespace scalar {
+extern const KernelTable table;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const KernelTable table;
+}
+namespace avx512 {
+extern const KernelTable table;
+}
+#endif
+
+namespace {
+
+struct Isa {
+  const KernelTable* table;
+  bool present;
+};
+
+// Best first.
+const auto& isas() {
+#if defined(__x86_64__)
+  static const std::array<Isa, 3> all = {{
+      {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
+      {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+      {&scalar::table, true},
+  }};
+#else
+  static const std::array<Isa, 1> all = {{{&scalar::table, true}}};
+#endif
+  return all;
+}
+
+const KernelTable& choose() {
+  const char* forced = std::getenv("GDEXT_CPU_ISA");
+  for (const Isa& isa : isas()) {
+    if (forced && *forced && std::string(forced) != isa.table->isa) continue;
+    if (isa.present) return *isa.table;
+    if (forced && *forced) {
+      throw std::runtime_error(std::string("GDEXT_CPU_ISA=") + forced +
+                               ": this processor does not have that instruction set");
+    }
+  }
+  throw std::runtime_error(std::string("GDEXT_CPU_ISA=") + forced + ": wanted one of " +
+                           compiled_isas());
+}
+
+ParallelFor parallel_for_function = nullptr;
+int (*thread_count_function)() = nullptr;
+
+}  // namespace
+
+const char* compiled_isas() {
+  static const std::string names = [] {
+    std::string joined;
+    for (const Isa& isa : isas()) joined += (joined.empty() ? "" : ",") + std::string(isa.table->isa);
+    return joined;
+  }();
+  return names.c_str();
+}
+
+const KernelTable& kernels() {
+  static const KernelTable& chosen = choose();
+  return chosen;
+}
+
+void set_parallel_for(ParallelFor function, int (*count)()) {
+  parallel_for_function = function;
+  thread_count_function = count;
+}
+
+void parallel_for_raw(int64_t begin, int64_t end, int64_t grain,
+                      void (*body)(const void*, int64_t, int64_t), const void* context) {
+  if (parallel_for_function) {
+    parallel_for_function(begin, end, grain, body, context);
+  } else {
+    body(context, begin, end);
+  }
+}
+
+int thread_count() { return thread_count_function ? thread_count_function() : 1; }
+
+void* scratch(size_t bytes) {
+  constexpr size_t kLine = 64;
+  thread_local std::unique_ptr<char[]> memory;
+  thread_local size_t size = 0;
+  if (size < bytes + kLine) {
+    memory.reset();  // first, so that the peak is one buffer and not two
+    memory.reset(new char[bytes + kLine]);
+    size = bytes + kLine;
+  }
+  const auto address = reinterpret_cast<uintptr_t>(memory.get());
+  return memory.get() + (kLine - address % kLine) % kLine;
+}
+
+#define GDEXT_FORWARD(op, Args) \
+  void op(const Args& args, Context) { kernels().op(args); }
+GDEXT_FORWARD(linear, LinearArgs)
+GDEXT_FORWARD(linear_backward, LinearBackwardArgs)
+GDEXT_FORWARD(activation_double_backward, ActivationDoubleBackwardArgs)
+GDEXT_FORWARD(mse, MseArgs)
+GDEXT_FORWARD(mse_backward, MseBackwardArgs)
+GDEXT_FORWARD(mse_double_backward, MseDoubleBackwardArgs)
+GDEXT_FORWARD(cross_entropy, CrossEntropyArgs)
+GDEXT_FORWARD(cross_entropy_backward, CrossEntropyBackwardArgs)
+GDEXT_FORWARD(cross_entropy_double_backward, CrossEntropyDoubleBackwardArgs)
+GDEXT_FORWARD(sgd, SgdArgs)
+#undef GDEXT_FORWARD
+
+}  // namespace gdext::cpu

@@ -1,0 +1,40 @@
+// Sums over a whole tensor, and elementwise loops, over fixed ranges of elements (contract/common.h).
+
+constexpr int64_t kElementwiseGrain = 16 * 1024;
+
+struct Sums {
+  double first = 0, second = 0;
+};
+
+// f(i) -> Sums of element i, for i in [0, n); `workspace` has room for kWorkspace doubles.
+template <class F>
+Sums sum_over(int64_t n, double* workspace, const F& f) {
+  constexpr int64_t kMinRange = 1024;
+  const int64_t range = std::max(kMinRange, (n + kPartials - 1) / kPartials);
+  const int64_t ranges = (n + range - 1) / range;
+  parallel_for(0, ranges, kElementwiseGrain / kMinRange, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      Sums sum;
+      for (int64_t i = r * range; i < std::min(n, (r + 1) * range); ++i) {
+        const Sums term = f(i);
+        sum.first += term.first;
+        sum.second += term.second;
+      }
+      workspace[2 * r] = sum.first;
+      workspace[2 * r + 1] = sum.second;
+    }
+  });
+  Sums total;
+  for (int64_t r = 0; r < ranges; ++r) {
+    total.first += workspace[2 * r];
+    total.second += workspace[2 * r + 1];
+  }
+  return total;
+}
+
+template <class F>
+void for_each_element(int64_t n, const F& f) {
+  parallel_for(0, n, kElementwiseGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}

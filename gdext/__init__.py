@@ -1,0 +1,30 @@
+"""Train multi-layer perceptrons in PyTorch by gradient descent, with hand-written C++ and CUDA
+kernels.
+
+``gdext.functional``, ``gdext.nn`` and ``gdext.optim`` mirror their namesakes in torch;
+``gdext.data`` gives MNIST and its siblings as tensors; ``gdext.build_info()`` says what is compiled
+and in use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from gdext import _load, functional, nn, optim
+from gdext._load import build_info
+
+if TYPE_CHECKING:
+    from gdext import data
+
+__all__ = ["build_info", "data", "functional", "nn", "optim"]
+
+__version__: str = _load.build_info()["version"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # data is imported when first used: it needs torchvision, which training code may not have.
+    if name == "data":
+        return importlib.import_module("gdext.data")
+    raise AttributeError(f"module 'gdext' has no attribute {name!r}")

@@ -1,0 +1,183 @@
+"""linear: y = f(x w^T + b), its backward, and the backward of that. The maths: csrc/contract/linear.h.
+
+Letters: B batch, I in_features, O out_features; ``[*, I]`` stands for any leading dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+# The order is csrc/common/activation.h's.
+ACTIVATIONS = (
+    "identity",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "sigmoid",
+    "tanh",
+    "scaled_tanh",
+    "softplus",
+    "silu",
+    "gelu",
+    "gelu_tanh",
+)
+IDENTITY = 0
+# Those whose derivative is taken from z; the others' is taken from y (saves_z in activation.h).
+SAVES_Z = frozenset(
+    ACTIVATIONS.index(name) for name in ("elu", "softplus", "silu", "gelu", "gelu_tanh")
+)
+
+_linear = torch.ops.gdext.linear.default
+_linear_backward = torch.ops.gdext.linear_backward.default
+_activation_double_backward = torch.ops.gdext.activation_double_backward.default
+
+
+@torch.library.register_fake("gdext::linear")
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, want_z: bool
+) -> tuple[Tensor, Tensor]:
+    shape = (*x.shape[:-1], weight.shape[0])
+    z_shape = shape if want_z and activation in SAVES_Z else (0,)
+    return x.new_empty(shape), x.new_empty(z_shape)
+
+
+@torch.library.register_fake("gdext::linear_backward")
+def _(
+    dy: Tensor,
+    saved: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    activation: int,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = (x.shape, weight.shape, weight.shape[:1])
+    dx, dw, db = (
+        x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)
+    )
+    return dx, dw, db
+
+
+@torch.library.register_fake("gdext::activation_double_backward")
+def _(q: Tensor, dy: Tensor, saved: Tensor, activation: int) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+Grads = tuple[Tensor | None, ...]
+
+
+class Linear(Function):
+    """(x [*, I], weight [O, I], bias [O] or None, activation, want_z) -> y [*, O], z.
+
+    ``want_z``: keep what the backward needs; without it only y is of use.
+    """
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, want_z: bool
+    ) -> tuple[Tensor, Tensor]:
+        return _linear(x, weight, bias, activation, want_z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        x, weight, bias, activation, _ = inputs
+        y, z = output
+        ctx.activation = activation
+        ctx.mark_non_differentiable(z)
+        ctx.set_materialize_grads(False)
+        saved = None if activation == IDENTITY else z if activation in SAVES_Z else y
+        ctx.save_for_backward(x, weight, bias, saved)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, _dz: None) -> Grads:
+        if dy is None:
+            return None, None, None, None, None
+        x, weight, bias, saved = ctx.saved_tensors
+        wanted = list(ctx.needs_input_grad[:3])
+        if torch.is_grad_enabled():
+            grads = LinearBackward.apply(dy, saved, x, weight, bias, ctx.activation, wanted)
+        else:  # nothing will differentiate this: spare the node
+            grads = _linear_backward(dy, saved, x, weight, ctx.activation, wanted)
+        dx, dw, db = (grad if want else None for grad, want in zip(grads, wanted, strict=True))
+        return dx, dw, db, None, None
+
+
+class LinearBackward(Function):
+    """(dy [*, O], saved, x [*, I], weight [O, I], bias, activation, wanted) -> dx, dw, db.
+
+    ``saved`` depends on x, weight and bias. Its part in the second derivative is given to them and not
+    to it, which is why bias is an argument although dx, dw and db are computed without it.
+    """
+
+    @staticmethod
+    def forward(
+        dy: Tensor,
+        saved: Tensor | None,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        activation: int,
+        wanted: list[bool],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _linear_backward(dy, saved, x, weight, activation, wanted)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        dy, saved, x, weight, _, ctx.activation, _ = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(dy, saved, x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, u: Tensor | None, v: Tensor | None, r: Tensor | None) -> Grads:
+        dy, saved, x, weight = ctx.saved_tensors
+        _, _, need_x, need_w, need_b, _, _ = ctx.needs_input_grad
+        q = _cotangent_of_dz(u, v, r, x, weight, dy)
+        if q is None:
+            return (None,) * 7
+
+        if saved is None:
+            gdy, dz = q, dy
+            gx = gw = gb = None
+        else:
+            gdy, gz, dz = _activation_double_backward(q, dy, saved, ctx.activation)
+            # through z: gz takes the place of dz in the first backward
+            grads = _linear_backward(gz, None, x, weight, IDENTITY, [need_x, need_w, need_b])
+            gx, gw, gb = grads[0] if need_x else None, grads[1] if need_w else None, grads[2]
+
+        # through the products: S = <u, dz w> + <v, dz^T x>, so x's gradient is dz v, weight's dz^T u
+        through_v, through_u = need_x and v is not None, need_w and u is not None
+        if through_v or through_u:
+            dz_v, dz_u, _ = _linear_backward(
+                dz,
+                None,
+                x if u is None else u,
+                weight if v is None else v,
+                IDENTITY,
+                [through_v, through_u, False],
+            )
+            gx = _sum(gx, dz_v if through_v else None)
+            gw = _sum(gw, dz_u if through_u else None)
+        return gdy, None, gx, gw, gb if need_b else None, None, None
+
+
+def _cotangent_of_dz(
+    u: Tensor | None, v: Tensor | None, r: Tensor | None, x: Tensor, weight: Tensor, dy: Tensor
+) -> Tensor | None:
+    """q = u w^T + x v^T + r, of dy's shape."""
+    q = None
+    if u is not None:
+        q, r = _linear(u, weight, r, IDENTITY, False)[0], None
+    if v is not None:
+        q, r = _sum(q, _linear(x, v, r, IDENTITY, False)[0]), None
+    return q if r is None else r.expand(dy.shape)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

@@ -1,0 +1,220 @@
+"""linear, mse_loss and cross_entropy as torch.nn.functional has them, on gdext's kernels.
+
+Arguments, defaults, shapes and error types are torch.nn.functional's; ``linear`` takes an activation
+besides. Dtypes: float32, float64, bfloat16 and float16 (the last two accumulate in float32), on CPU and
+CUDA; anything else raises. All are differentiable twice.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import _reduction
+
+from gdext._autograd.cross_entropy import CrossEntropy
+from gdext._autograd.linear import ACTIVATIONS, IDENTITY, Linear
+from gdext._autograd.mse import Mse
+
+__all__ = ["ACTIVATIONS", "cross_entropy", "linear", "mse_loss"]
+
+_ACTIVATION_NUMBER: dict[str | None, int] = {name: i for i, name in enumerate(ACTIVATIONS)}
+_ACTIVATION_NUMBER[None] = IDENTITY
+
+
+def activation_number(activation: str | None) -> int:
+    """The number that the ops know an activation by.
+
+    Raises:
+        ValueError: ``activation`` is none of ``ACTIVATIONS`` and not None.
+    """
+    try:
+        return _ACTIVATION_NUMBER[activation]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"activation: wanted None or one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        ) from None
+
+
+def linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    r"""y = f(x w^T + b), in one kernel forward and one pass backward.
+
+    Args:
+        input: x, shape ``[*, I]``: any leading dimensions, any strides.
+        weight: w, shape ``[O, I]``, or ``[I]`` (then without bias).
+        bias: b, shape ``[O]``, or one that broadcasts to it.
+        activation: f, one of ``ACTIVATIONS``; None is "identity". Each has PyTorch's default
+            parameters (leaky_relu: slope 0.01; elu: alpha 1; softplus: beta 1, threshold 20);
+            "scaled_tanh" is 1.7159 tanh(2/3 z) (LeCun et al., "Efficient BackProp", 1998).
+
+    Returns:
+        y, shape ``[*, O]`` (``[*]`` for a weight of shape ``[I]``).
+
+    Raises:
+        RuntimeError: shapes do not fit, or dtypes or devices differ or have no kernel.
+        TypeError: ``input`` or ``weight`` is no tensor.
+        ValueError: ``activation`` is not known.
+    """
+    number = activation_number(activation)
+    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
+        name, got = ("weight", weight) if isinstance(input, Tensor) else ("input", input)
+        raise TypeError(f"linear(): {name}: wanted a Tensor, got {type(got).__name__}")
+    want_z = torch.is_grad_enabled()
+    if weight.dim() == 1:
+        if bias is not None:
+            raise RuntimeError(
+                f"linear(): bias: wanted None with a 1-dimensional weight, got shape {list(bias.shape)}"
+            )
+        return Linear.apply(input, weight.unsqueeze(0), None, number, want_z)[0].squeeze(-1)
+    if bias is not None and bias.dim() != 1:
+        bias = _row_of(bias)
+    if bias is not None and bias.shape[0] == 1 and weight.dim() == 2:
+        bias = bias.expand(weight.shape[0])
+    return Linear.apply(input, weight, bias, number, want_z)[0]
+
+
+def _row_of(bias: Tensor) -> Tensor:
+    """A bias of shape [] or [1, ..., O] as [O] ([1]), if it is one; else as it is."""
+    row = bias.numel() == (bias.shape[-1] if bias.dim() else 1)
+    return bias.reshape(-1) if row else bias
+
+
+def mse_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""The mean squared error C = 1/N sum_i w_i (x_i - t_i)^2.
+
+    Args:
+        input: x, any shape. Shapes that differ are broadcast, with a warning; dtypes that differ
+            are promoted.
+        target: t, of ``input``'s shape. Differentiable, as ``input`` is.
+        size_average, reduce: deprecated in torch; see ``reduction``.
+        reduction: "none": the terms themselves; "sum": their sum; "mean": their sum over N, the number
+            of terms (the sum of ``weight`` where it is given).
+        weight: w, of ``input``'s shape; not differentiable. None: ones.
+
+    Returns:
+        C, of the (broadcast) input's shape for "none", else 0-dimensional.
+
+    Raises:
+        RuntimeError: shapes do not broadcast, devices differ, or ``weight`` requires a gradient.
+        NotImplementedError: no kernel for the dtype.
+        ValueError: ``reduction`` is not known, or ``weight`` has not the size of ``input``.
+    """
+    if target.size() != input.size():
+        warnings.warn(
+            f"mse_loss: target has size {list(target.shape)}, input {list(input.shape)}: both are "
+            "broadcast, which is seldom what is meant. Give them the same size.",
+            stacklevel=2,
+        )
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    number = _reduction.get_enum(reduction)
+    if weight is not None:
+        _check_constant_weight("mse_loss", weight)
+        if weight.size() != input.size():
+            raise ValueError(
+                f"mse_loss: weight: wanted the size of input, {list(input.shape)}, "
+                f"got {list(weight.shape)}"
+            )
+    tensors = [input, target] if weight is None else [input, target, weight]
+    if target.size() != input.size():
+        tensors = list(torch.broadcast_tensors(*tensors))
+    x, t, *w = _promoted(tensors)
+    if not x.dtype.is_floating_point:
+        raise NotImplementedError(f"mse_loss: input: wanted a floating dtype, got {x.dtype}")
+    return Mse.apply(x, t, w[0] if w else None, number)[0]
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    r"""The cross entropy between softmax(input) and target, C = -sum_c q_c log p_c for each sample.
+
+    q is the target distribution, times ``weight``, smoothed by e = ``label_smoothing``:
+    q_c = w_c ((1 - e) t_c + e / C). Computed from shifted logits, so that logits of 1e4 are no trouble.
+
+    Args:
+        input: logits x, shape ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]``.
+        target: class indices (int64 or uint8), shape ``[]``, ``[N]`` or ``[N, d1, ...]``, or class
+            probabilities, of ``input``'s shape and floating; probabilities are differentiable.
+        weight: w, shape ``[C]``, one factor per class; not differentiable. None: ones.
+        size_average, reduce: deprecated in torch; see ``reduction``.
+        ignore_index: samples with this class index count neither in the loss nor in the mean.
+        reduction: "none": the samples' losses; "sum": their sum; "mean": their sum over the sum of the
+            weights of the samples' classes (class indices) or over their number (probabilities).
+        label_smoothing: e, from 0 to 1.
+
+    Returns:
+        C, shape ``[]``, ``[N]`` or ``[N, d1, ...]`` for "none", else 0-dimensional. The mean over no
+        sample is NaN.
+
+    Raises:
+        IndexError: a class index is out of bounds (on CUDA the kernel traps, as PyTorch's does).
+        RuntimeError: shapes, dtypes or devices do not fit, or ``weight`` requires a gradient.
+        ValueError: batch sizes differ, or ``reduction`` is not known.
+    """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    number = _reduction.get_enum(reduction)
+    if weight is not None:
+        _check_constant_weight("cross_entropy", weight)
+    if target.dtype.is_floating_point:
+        if ignore_index >= 0:
+            raise RuntimeError(
+                "cross_entropy: ignore_index is not supported for floating point target "
+                f"(class probabilities), got ignore_index={ignore_index}"
+            )
+        input, target, *promoted = _promoted(
+            [input, target] if weight is None else [input, target, weight]
+        )
+        weight = promoted[0] if promoted else None
+    elif target.dtype in (torch.int64, torch.uint8):
+        target = target.long()
+        if input.dim() > 1 and target.dim() > 0 and input.shape[0] != target.shape[0]:
+            raise ValueError(
+                f"Expected input batch_size ({input.shape[0]}) to match target batch_size "
+                f"({target.shape[0]})."
+            )
+        if input.dim() == 1 and target.shape == (1,):
+            target = target[0]
+    else:
+        raise RuntimeError(
+            "cross_entropy: target: wanted class indices (int64 or uint8) or class probabilities (the "
+            f"dtype of input), got {target.dtype}"
+        )
+    return CrossEntropy.apply(input, target, weight, number, ignore_index, label_smoothing)[0]
+
+
+def _check_constant_weight(loss: str, weight: Tensor) -> None:
+    if weight.requires_grad:
+        raise RuntimeError(
+            f"{loss}: weight: wanted a tensor without requires_grad, since gdext has no gradient for "
+            "it; got one with. Use weight.detach()"
+        )
+
+
+def _promoted(tensors: list[Tensor]) -> list[Tensor]:
+    """All of them in the dtype that arithmetic between them would have."""
+    first = tensors[0].dtype
+    if all(t.dtype == first for t in tensors):
+        return tensors
+    dtype = first
+    for i in range(1, len(tensors)):
+        dtype = torch.promote_types(dtype, tensors[i].dtype)
+    return [t.to(dtype) for t in tensors]

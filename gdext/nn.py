@@ -1,0 +1,182 @@
+"""Linear with a fused activation, MLP, MSELoss and CrossEntropyLoss as torch.nn has them, and convert,
+which puts them into a model that is already there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gdext import functional
+
+__all__ = ["MLP", "CrossEntropyLoss", "Linear", "MSELoss", "convert"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Linear(nn.Linear):
+    r"""y = f(x w^T + b) on ``[*, in_features]``, see :func:`gdext.functional.linear`.
+
+    Parameters, their names, shapes and initialisation are torch.nn.Linear's: a state_dict goes both ways,
+    and the same seed gives the same layer.
+
+    Args:
+        in_features: I, size of the last dimension of x.
+        out_features: O, size of the last dimension of y.
+        bias: whether there is a b.
+        activation: f, one of ``gdext.functional.ACTIVATIONS``, or None.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: ``activation`` is not known.
+    """
+
+    activation: str | None
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        functional.activation_number(activation)  # first: nothing is built for a bad name
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.activation = activation
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight, self.bias, self.activation)
+
+    def extra_repr(self) -> str:
+        activation = "" if self.activation is None else f", activation={self.activation!r}"
+        return super().extra_repr() + activation
+
+
+class MLP(nn.Sequential):
+    r"""A multi-layer perceptron: ``len(sizes) - 1`` layers :class:`Linear`, numbered from 0.
+
+    Args:
+        sizes: in_features of the first layer, then out_features of each; at least two numbers.
+        activation: of every layer but the last.
+        output_activation: of the last layer.
+        bias: whether the layers have one.
+        device, dtype: of the parameters.
+
+    Raises:
+        ValueError: fewer than two sizes, or one that is no positive integer; unknown activation.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str | None = "relu",
+        output_activation: str | None = None,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        sizes = list(sizes)
+        if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
+            raise ValueError(f"sizes: wanted two or more positive integers, got {sizes}")
+        hidden = [activation] * (len(sizes) - 2)
+        super().__init__(
+            *(
+                Linear(i, o, bias, f, device=device, dtype=dtype)
+                for i, o, f in zip(sizes, sizes[1:], [*hidden, output_activation], strict=True)
+            )
+        )
+
+
+class MSELoss(nn.MSELoss):
+    """The mean squared error, torch.nn.MSELoss on :func:`gdext.functional.mse_loss`."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.mse_loss(input, target, reduction=self.reduction)
+
+
+class CrossEntropyLoss(nn.CrossEntropyLoss):
+    """The cross entropy, torch.nn.CrossEntropyLoss on :func:`gdext.functional.cross_entropy`."""
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def convert(module: ModuleT) -> ModuleT:
+    r"""Turn each torch.nn.Linear in ``module`` into a :class:`Linear`, in place, and return ``module``.
+
+    The module objects, their Parameters, names and hooks stay what they are (only their class changes), so
+    optimizers, references and checkpoints stay good. Where a torch.nn.Sequential runs an activation right
+    after a Linear, it becomes part of the Linear, and torch.nn.Identity takes its place. That is not done,
+    and the activation left as it is, where it has other than default parameters, where either of the two
+    has hooks, or where the Linear stands in the model more than once.
+
+    Left alone: subclasses of torch.nn.Linear, Linears whose forward was replaced, and dtypes without a
+    kernel.
+    """
+    uses = Counter(
+        id(child) for parent in module.modules() for child in parent._modules.values() if child
+    )
+    for layer in list(module.modules()):
+        if _is_plain_linear(layer):
+            layer.__class__ = Linear
+            layer.activation = None
+    for parent in module.modules():
+        if not (isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward):
+            continue
+        names = list(parent._modules)
+        for name, next_name in zip(names, names[1:], strict=False):
+            layer, follower = parent._modules[name], parent._modules[next_name]
+            fusible = (
+                type(layer) is Linear
+                and layer.activation is None
+                and uses[id(layer)] == 1
+                and not _has_hooks(layer)
+            )
+            activation = _activation_name(follower)
+            if fusible and activation and not _has_hooks(follower):
+                layer.activation = activation
+                parent._modules[next_name] = nn.Identity()
+    return module
+
+
+def _is_plain_linear(module: nn.Module) -> bool:
+    return (
+        type(module) is nn.Linear
+        and "forward" not in module.__dict__
+        and module.weight.dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any(hooks for name, hooks in module.__dict__.items() if name.endswith("_hooks"))
+
+
+def _activation_name(module: nn.Module | None) -> str | None:
+    """The name of the activation that ``module`` is, if it is one with default parameters."""
+    if isinstance(module, nn.Module) and "forward" in module.__dict__:
+        return None
+    kind = type(module)
+    simple = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu"}
+    if kind in simple:
+        return simple[kind]
+    if kind is nn.LeakyReLU and module.negative_slope == 0.01:
+        return "leaky_relu"
+    if kind is nn.ELU and module.alpha == 1.0:
+        return "elu"
+    if kind is nn.Softplus and module.beta == 1 and module.threshold == 20:
+        return "softplus"
+    if kind is nn.GELU:
+        return "gelu" if module.approximate == "none" else "gelu_tanh"
+    return None
