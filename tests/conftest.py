@@ -1,0 +1,41 @@
+"""Fixtures that every test shares: the devices present, seeds, and hypothesis' profile."""
+
+import hypothesis
+import pytest
+import torch
+
+import gdext
+
+# Derandomized: the same examples in every run, so that a red run can be repeated.
+hypothesis.settings.register_profile(
+    "gdext",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("gdext")
+
+
+def cuda_missing() -> str | None:
+    """Why the CUDA tests cannot run here, or None where they can."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if not gdext.build_info()["cuda"]["compiled"]:
+        return "gdext built without CUDA"
+    return None
+
+
+_CUDA_MISSING = cuda_missing()
+_SKIP_CUDA = pytest.mark.skipif(_CUDA_MISSING is not None, reason=str(_CUDA_MISSING))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=_SKIP_CUDA)], scope="session")
+def device(request) -> str:
+    """Each device present: a test that takes it runs once per device."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(20240229)

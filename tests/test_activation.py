@@ -1,0 +1,173 @@
+"""Every activation's y, f' and f'', through linear with weight [[1]], where z = x exactly."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from compare import assert_as_accurate, to_numpy
+from inputs import DTYPES, leaf
+from reference import ACTIVATION, ACTIVATIONS, KINKED, SAVES_Z
+from test_reference import TORCH
+
+from gdext.functional import linear
+
+ACTIVATION_NAMES = pytest.mark.parametrize("activation", ACTIVATIONS)
+DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def apply(z, activation):
+    """f(z) for z [n] by gdext."""
+    one = torch.ones(1, 1, dtype=z.dtype, device=z.device)
+    return linear(z[:, None], one, activation=activation)[:, 0]
+
+
+def derivatives(f, z):
+    """f(z), f'(z), f''(z)."""
+    z = leaf(z)
+    y = f(z)
+    (first,) = torch.autograd.grad(y.sum(), z, create_graph=True)
+    if not first.requires_grad:
+        return y.detach(), first.detach(), torch.zeros_like(z)
+    (second,) = torch.autograd.grad(first.sum(), z, allow_unused=True)
+    return y.detach(), first.detach(), torch.zeros_like(z) if second is None else second
+
+
+def region(name, dtype):
+    """Numbers of one size (judged together, so that one size's errors cannot hide another's)."""
+    tiny = torch.finfo(dtype).smallest_normal
+    positive = {
+        "subnormal": torch.linspace(0.05, 1, 20, dtype=torch.float64) * tiny,
+        "small": torch.logspace(math.log10(tiny), -2, 60, dtype=torch.float64),
+        "unit": torch.linspace(0.01, 3, 300, dtype=torch.float64),
+        "moderate": torch.linspace(3, 19.9, 170, dtype=torch.float64),
+        "large": torch.logspace(math.log10(20.2), 4, 60, dtype=torch.float64),
+    }[name]
+    z = torch.cat([-positive.flip(0), positive]).to(dtype)
+    return z[z != 0]
+
+
+REGIONS = ["subnormal", "small", "unit", "moderate", "large"]
+
+
+@DTYPE
+@ACTIVATION_NAMES
+@pytest.mark.parametrize("size", REGIONS)
+def test_accuracy(device, dtype, activation, size):
+    z = region(size, dtype).to(device)
+    got = derivatives(lambda z: apply(z, activation), z)
+    peer = derivatives(TORCH[activation], z)
+    oracle, exact_z = ACTIVATION[activation], to_numpy(z)
+    exact = [f(exact_z) for f in (oracle.f, oracle.df, oracle.d2f)]
+    # f' and f'' are sums of terms of size 1 (z times a bell, 1 - y^2, ...), f' at most 1.13.
+    scales = (oracle.scale(exact_z), np.ones_like(exact_z), np.ones_like(exact_z))
+    for name, *values in zip(("y", "f'", "f''"), got, peer, exact, scales, strict=True):
+        assert_as_accurate(*values, name=name)
+
+
+@DTYPE
+@ACTIVATION_NAMES
+def test_zero(device, dtype, activation):
+    z = torch.tensor([0.0, -0.0], dtype=dtype, device=device)
+    for name, got, want in zip(
+        ("y", "f'", "f''"),
+        derivatives(lambda z: apply(z, activation), z),
+        derivatives(TORCH[activation], z),
+        strict=True,
+    ):
+        eps = 2 * torch.finfo(dtype).eps
+        torch.testing.assert_close(got, want, rtol=eps, atol=eps, msg=lambda m: f"{name}: {m}")
+
+
+# y and f' as z goes to -inf and to inf, and whether the formula itself is inf * 0 there.
+LIMITS = {
+    "identity": (-math.inf, math.inf, 1, 1),
+    "relu": (0, math.inf, 0, 1),
+    "leaky_relu": (-math.inf, math.inf, 0.01, 1),
+    "elu": (-1, math.inf, 0, 1),
+    "sigmoid": (0, 1, 0, 0),
+    "tanh": (-1, 1, 0, 0),
+    "scaled_tanh": (-1.7159, 1.7159, 0, 0),
+    "softplus": (0, math.inf, 0, 1),
+    "silu": (0, math.inf, 0, 1),
+    "gelu": (0, math.inf, 0, 1),
+    "gelu_tanh": (0, math.inf, 0, 1),
+}
+
+
+@DTYPE
+@ACTIVATION_NAMES
+def test_infinities(device, dtype, activation):
+    # Either the limit or what PyTorch gives (inf * 0 = NaN for silu and gelu), never a third thing.
+    z = torch.tensor([-math.inf, math.inf], dtype=dtype, device=device)
+    y, first, _ = derivatives(lambda z: apply(z, activation), z)
+    torch_y, torch_first, _ = derivatives(TORCH[activation], z)
+    limits = torch.tensor(LIMITS[activation], dtype=dtype, device=device)
+    tolerance = 4 * torch.finfo(dtype).eps
+    for name, got, peer, limit in (("y", y, torch_y, limits[:2]), ("f'", first, torch_first, limits[2:])):
+        as_limit = torch.isclose(got, limit, rtol=tolerance, atol=tolerance)
+        as_torch = torch.isclose(got, peer, rtol=tolerance, atol=tolerance, equal_nan=True)
+        assert bool((as_limit | as_torch).all()), f"{name}: {got}, limit {limit}, PyTorch {peer}"
+
+
+@DTYPE
+@ACTIVATION_NAMES
+@pytest.mark.parametrize("n", [1, 7, 40])
+def test_nan_stays_nan(device, dtype, activation, n):
+    # At every position: vector lanes and the remainder of a row are different code.
+    for position in range(n):
+        z = torch.linspace(-2, 2, n, dtype=torch.float64).to(device, dtype)
+        z[position] = math.nan
+        nan = apply(z, activation).isnan()
+        assert nan[position] and nan.sum() == 1
+
+
+@ACTIVATION_NAMES
+@pytest.mark.parametrize("n", [1, 7, 16, 33, 1000])
+@DTYPE
+def test_no_lane_is_special(device, dtype, activation, n):
+    z = torch.full((n,), 0.7, dtype=dtype, device=device)
+    results = derivatives(lambda z: apply(z, activation), z)
+    tolerance = 4 * torch.finfo(dtype).eps
+    for name, values in zip(("y", "f'", "f''"), results, strict=True):
+        first = values[:1].expand(n)
+        torch.testing.assert_close(
+            values, first, rtol=tolerance, atol=tolerance, msg=lambda m: f"{name}: {m}"
+        )
+
+
+@ACTIVATION_NAMES
+def test_op_saves_z_only_where_the_derivative_needs_it(device, activation):
+    index = ACTIVATIONS.index(activation)
+    x = torch.linspace(-2, 2, 10, dtype=torch.float64, device=device).reshape(5, 2)
+    weight = torch.eye(2, dtype=torch.float64, device=device)
+    y, z = torch.ops.gdext.linear(x, weight, None, index, True)
+    _, unwanted = torch.ops.gdext.linear(x, weight, None, index, False)
+    assert unwanted.shape == (0,)
+    if activation in SAVES_Z:
+        torch.testing.assert_close(z, x, rtol=0, atol=0)
+    else:
+        assert z.shape == (0,)
+    torch.testing.assert_close(y, TORCH[activation](x), rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a != "identity"])
+def test_double_backward_op(device, activation):
+    z = torch.linspace(-3, 3, 40, dtype=torch.float64, device=device).reshape(8, 5)
+    oracle = ACTIVATION[activation]
+    saved = z if activation in SAVES_Z else TORCH[activation](z)
+    q, dy = torch.randn_like(z), torch.randn_like(z)
+    got = torch.ops.gdext.activation_double_backward(q, dy, saved, ACTIVATIONS.index(activation))
+    Z, Q, DY = map(to_numpy, (z, q, dy))
+    want = (Q * oracle.df(Z), Q * DY * oracle.d2f(Z), DY * oracle.df(Z))
+    for name, g, w in zip(("gdy", "gz", "dz"), got, want, strict=True):
+        w = torch.from_numpy(w.astype(np.float64)).to(device)
+        torch.testing.assert_close(g, w, rtol=1e-12, atol=1e-12, msg=lambda m: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("activation", sorted(KINKED))
+def test_gradient_at_the_kink_is_torch_s(device, activation):
+    z = torch.tensor([0.0, -0.0, 5e-324, -5e-324], dtype=torch.float64, device=device)
+    _, got, _ = derivatives(lambda z: apply(z, activation), z)
+    _, want, _ = derivatives(TORCH[activation], z)
+    assert torch.equal(got, want)
