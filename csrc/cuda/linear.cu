@@ -1,6 +1,5 @@
 // linear on CUDA (contract/linear.h).
 #include "contract/linear.h"
-
 #include "cuda/gemm.cuh"
 
 namespace gdext::cuda {
