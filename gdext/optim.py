@@ -1,4 +1,4 @@
-"""Optimizers: ``torch.optim``'s, each with the whole update of all parameters in one kernel call."""
+"""``torch.optim``'s optimizers, with the whole update of all parameters in one kernel call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SGD"]
 
 
 class SGD(torch.optim.SGD):
-    r"""Stochastic gradient descent: ``torch.optim.SGD``, its arguments, param groups and state_dict.
+    """Stochastic gradient descent, as ``torch.optim.SGD``: its arguments, groups and state_dict.
 
     For each parameter p with gradient g and momentum buffer m, elementwise:
 
