@@ -116,10 +116,12 @@ GDEXT_HD inline T activation_backward(T dy, T s) {
   return dy * activation_derivative<A>(s);
 }
 
-// f''(z) from s, of those that are not piecewise linear.
+// f''(z) from s; only the backward of the backward needs it.
 template <Activation A, class T>
 GDEXT_HD inline T activation_second_derivative(T s) {
   using namespace detail;
+  if constexpr (A == Activation::identity || A == Activation::relu || A == Activation::leaky_relu)
+    return T(0);
   if constexpr (A == Activation::elu) return s >= T(0) ? T(0) : std::exp(s);
   if constexpr (A == Activation::sigmoid) return s * (T(1) - s) * (T(1) - 2 * s);
   if constexpr (A == Activation::tanh) return T(-2) * s * (T(1) - s * s);
@@ -146,8 +148,9 @@ GDEXT_HD inline T activation_second_derivative(T s) {
 template <Activation A, class T>
 GDEXT_HD inline T activation_gz(T q, T dy, T s) {
   if constexpr (A == Activation::identity || A == Activation::relu || A == Activation::leaky_relu)
-    return T(0);
-  return q * dy * activation_second_derivative<A>(s);
+    return T(0);  // not 0 * q * dy, which is NaN where one of them is infinite
+  else
+    return q * dy * activation_second_derivative<A>(s);
 }
 
 template <Activation A>
