@@ -17,10 +17,12 @@ struct CrossEntropyTensors {
   int64_t N = 1, C = 1, D = 1;
   std::vector<int64_t> sample_shape;  // x's shape without C
   CrossEntropyTarget target{};
+  bool probabilities;  // what target_tensor holds; its data pointer is null where it is empty
 
   CrossEntropyTensors(const Tensor& x_, const Tensor& target_, const OptionalTensor& weight_,
                       int64_t ignore_index, double label_smoothing)
-      : x(x_), target_tensor(target_), weight(weight_), dtype(check_floating(x_, "input")) {
+      : x(x_), target_tensor(target_), weight(weight_), dtype(check_floating(x_, "input")),
+        probabilities(target_.scalar_type() != ScalarType::Long) {
     GDEXT_CHECK(x.dim() >= 1, "input: wanted logits of shape [C], [N, C] or [N, C, d1, ...], got a "
                               "0-dimensional tensor");
     // A NaN must fail too, hence the form.
@@ -37,8 +39,7 @@ struct CrossEntropyTensors {
       check_shape(*weight, "weight", {C}, "one for each class of input");
       weight = as_contiguous(*weight);
     }
-    const bool index = target_tensor.scalar_type() == ScalarType::Long;
-    if (index) {
+    if (!probabilities) {
       GDEXT_CHECK(target_tensor.is_cpu() == x.is_cpu() &&
                       target_tensor.get_device_index() == x.get_device_index(),
                   "target: wanted device ", show_device(x), " (that of input), got ", show_device(target_tensor));
@@ -49,8 +50,8 @@ struct CrossEntropyTensors {
     }
     x = as_contiguous(x);
     target_tensor = as_contiguous(target_tensor);
-    target.index = index ? static_cast<const int64_t*>(data(target_tensor)) : nullptr;
-    target.prob = index ? nullptr : data(target_tensor);
+    target.index = probabilities ? nullptr : static_cast<const int64_t*>(data(target_tensor));
+    target.prob = probabilities ? data(target_tensor) : nullptr;
     target.w = data(weight);
     target.ignore_index = ignore_index;
     target.label_smoothing = label_smoothing;
@@ -105,7 +106,7 @@ std::tuple<Tensor, Tensor> cross_entropy_backward(Tensor dy, Tensor x, Tensor ta
   const CrossEntropyTensors in(x, target, weight, ignore_index, label_smoothing);
   in.check_stats(stats, norm);
   GDEXT_CHECK_VALUE(wanted.size() == 2, "wanted: wanted 2 flags (dx, dt), got ", wanted.size());
-  GDEXT_CHECK(!wanted[1] || in.target.prob, "target: class indices have no gradient");
+  GDEXT_CHECK(!wanted[1] || in.probabilities, "target: class indices have no gradient");
   const OutputGradient out(dy, in, static_cast<int64_t>(in.sample_shape.size()));
   stats = as_contiguous(stats);
   Tensor dx = wanted[0] ? empty(in.x.sizes(), in.x) : nothing(in.x);
@@ -124,7 +125,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
   const CrossEntropyTensors in(x, target, weight, ignore_index, label_smoothing);
   const Reduction reduce = check_reduction(reduction);
   in.check_stats(stats, norm);
-  GDEXT_CHECK(in.target.prob || (!v && !want_gt), "target: class indices have no gradient");
+  GDEXT_CHECK(in.probabilities || (!v && !want_gt), "target: class indices have no gradient");
   const OutputGradient out(dy, in, static_cast<int64_t>(in.sample_shape.size()));
   const auto prepare = [&](OptionalTensor& t, const char* name) {
     if (!t) return;

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from gdext._autograd.checks import check_devices
 from gdext._autograd.mse import NONE, accumulation_dtype
 
 _cross_entropy = torch.ops.gdext.cross_entropy.default
@@ -34,6 +35,7 @@ def _(
     ignore_index: int,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight)
     samples = _sample_shape(x)
     accumulated = accumulation_dtype(x)
     return (
@@ -55,6 +57,7 @@ def _(
     label_smoothing: float,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight, dy=dy, stats=stats, norm=norm)
     dx, dt = (x.new_empty(x.shape if want else (0,)) for want in wanted)
     return dx, dt
 
@@ -74,6 +77,7 @@ def _(
     label_smoothing: float,
     want_gt: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight, u=u, v=v, dy=dy, stats=stats, norm=norm)
     gdy = x.new_empty(_sample_shape(x) if reduction == NONE else ())
     return gdy, x.new_empty(x.shape), x.new_empty(x.shape if want_gt else (0,))
 

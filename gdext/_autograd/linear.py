@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from gdext._autograd.checks import check_devices
+
 # The order is csrc/common/activation.h's.
 ACTIVATIONS = (
     "identity",
@@ -42,6 +44,7 @@ _activation_double_backward = torch.ops.gdext.activation_double_backward.default
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, want_z: bool
 ) -> tuple[Tensor, Tensor]:
+    check_devices(x, weight=weight, bias=bias)
     shape = (*x.shape[:-1], weight.shape[0])
     z_shape = shape if want_z and activation in SAVES_Z else (0,)
     return x.new_empty(shape), x.new_empty(z_shape)
@@ -56,6 +59,7 @@ def _(
     activation: int,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(x, weight=weight, dy=dy, saved=saved)
     shapes = (x.shape, weight.shape, weight.shape[:1])
     dx, dw, db = (
         x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)
@@ -65,6 +69,7 @@ def _(
 
 @torch.library.register_fake("gdext::activation_double_backward")
 def _(q: Tensor, dy: Tensor, saved: Tensor, activation: int) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(q, dy=dy, saved=saved)
     return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
 
 
