@@ -9,6 +9,7 @@ from compare import (
     assert_same_vectors,
     cosine,
     relative_error,
+    summed,
     ulp,
 )
 from inputs import DTYPES, randn
@@ -132,6 +133,26 @@ def test_accuracy_rule_catches_a_lost_nan(dtype):
     peer, exact, scale = product(dtype)
     with pytest.raises(AssertionError, match="NaN where PyTorch has none or vice versa"):
         assert_as_accurate(peer, _nan(peer.clone()), exact, scale)
+
+
+def test_overflow_of_the_peer_alone_is_no_fault():
+    exact = np.array([6e4, 1.0, 2.0], dtype=np.longdouble)
+    got, peer = torch.tensor([6e4, 1, 2]).half(), torch.tensor([float("inf"), 1, 2]).half()
+    assert_as_accurate(got, peer, exact)
+    for wrong, message in ((5e4, "above the limit"), (float("nan"), "NaN where")):
+        got[0] = wrong
+        with pytest.raises(AssertionError, match=message):
+            assert_as_accurate(got, peer, exact)
+    exact[0] = 1e5  # more than float16 holds: now inf is right, and 6e4 wrong
+    got[0] = 6e4
+    with pytest.raises(AssertionError, match="inf where PyTorch has none or vice versa"):
+        assert_as_accurate(got, peer, exact)
+
+
+def test_summed_scale():
+    total = np.longdouble(3)
+    assert summed(total, 1, torch.float64) == 3 and summed(total, 8, torch.float64) == 12
+    assert summed(total, 8, torch.float32) == 3
 
 
 def gradients() -> dict[str, torch.Tensor | None]:
