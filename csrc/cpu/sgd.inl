@@ -7,7 +7,7 @@ template <class T, bool kMomentum, bool kFirst, bool kNesterov, bool kScaled>
 void sgd_range(SgdRule<acc_t<T>> rule, acc_t<T> grad_scale, const SgdTensor& tensor, int64_t begin,
                int64_t end) {
   using A = acc_t<T>;
-  if (!kMomentum) rule.momentum = A(0);
+  rule.has_momentum = kMomentum;
   rule.nesterov = kNesterov;
   T* p = static_cast<T*>(tensor.p);
   T* g = static_cast<T*>(tensor.g);
