@@ -8,8 +8,8 @@ template <class A>
 struct SgdRule {
   // 1 - dampening is rounded once, from float64: with dampening near 1 the difference of two
   // rounded numbers would have few digits left.
-  GDEXT_HD SgdRule(double lr_, double momentum_, double dampening, double weight_decay_, bool nesterov_,
-                   bool maximize_)
+  GDEXT_HD SgdRule(double lr_, double momentum_, double dampening, double weight_decay_,
+                   bool nesterov_, bool maximize_)
       : lr(static_cast<A>(lr_)),
         momentum(static_cast<A>(momentum_)),
         undamped(static_cast<A>(1.0 - dampening)),
