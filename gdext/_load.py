@@ -88,8 +88,8 @@ def build_info() -> BuildInfo:
             "in_use": torch.ops.gdext._cpu_isa_in_use(),
         },
         "cuda": {
-            "compiled": "cuda_version" in config,
-            "toolkit": config.get("cuda_version"),
-            "archs": config.get("cuda_archs", "").split(),
+            "compiled": bool(config["cuda_version"]),
+            "toolkit": config["cuda_version"] or None,
+            "archs": config["cuda_archs"].split(),
         },
     }

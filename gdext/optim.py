@@ -1,4 +1,4 @@
-"""Optimizers: ``torch.optim``'s, each with the whole update of all parameters in one kernel call."""
+"""``torch.optim``'s optimizers, with the whole update of all parameters in one kernel call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SGD"]
 
 
 class SGD(torch.optim.SGD):
-    r"""Stochastic gradient descent: ``torch.optim.SGD``, its arguments, param groups and state_dict.
+    """Stochastic gradient descent, as ``torch.optim.SGD``: its arguments, groups and state_dict.
 
     For each parameter p with gradient g and momentum buffer m, elementwise:
 
@@ -84,7 +84,11 @@ class SGD(torch.optim.SGD):
         if len(updates) > 1:  # a single update checks itself before it writes
             for update in updates:
                 update.check()
-        if found_inf is not None and any(update.is_first for update in updates) and found_inf.item():
+        if (
+            found_inf is not None
+            and any(update.is_first for update in updates)
+            and found_inf.item()
+        ):
             return
         for update in updates:
             update.run(self.state, grad_scale, found_inf)
@@ -135,8 +139,7 @@ class _Update:
     def run(
         self, state: dict[Tensor, Any], grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
-        group = self.group
-        params, grads = self.params, self.grads
+        group, params, grads = self.group, self.params, self.grads
         buffers = [
             torch.empty_like(p, memory_format=torch.preserve_format) if buffer is None else buffer
             for p, buffer in zip(params, self.buffers, strict=False)
@@ -144,7 +147,9 @@ class _Update:
         lr = group["lr"]
         is_tensor = isinstance(lr, Tensor)
         torch.ops.gdext.sgd_.default(
-            *map(_as_real, (params, grads, buffers)),
+            _as_real(params),
+            _as_real(grads),
+            _as_real(buffers),
             self.first,
             lr=0.0 if is_tensor else lr,
             lr_tensor=lr if is_tensor else None,
@@ -170,9 +175,10 @@ def _show(value: torch.Size | torch.dtype | torch.device) -> str:
 
 
 def _as_real(tensors: list[Tensor]) -> list[Tensor]:
-    if not any(t.is_complex() for t in tensors):
+    # A conjugated gradient is a view whose memory holds other numbers than it shows.
+    if not any(map(torch.is_complex, tensors)):
         return tensors
-    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+    return [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
 
 
 def _check_options(group: dict[str, Any]) -> None:

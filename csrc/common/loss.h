@@ -12,10 +12,11 @@ template <class A>
 GDEXT_HD inline A squared_error(A x, A t, A w) {
   return w * (x - t) * (x - t);
 }
-// d(squared_error)/dx; linear in its last factor, as both backward passes use it.
+// d(squared_error)/dx times g; linear in g, as both backward passes use it. g comes first: 2 w (x - t) alone may
+// overflow where the product does not.
 template <class A>
-GDEXT_HD inline A squared_error_dx(A x, A t, A w, A dy) {
-  return A(2) * w * (x - t) * dy;
+GDEXT_HD inline A squared_error_dx(A x, A t, A w, A g) {
+  return A(2) * w * g * (x - t);
 }
 
 // q[c] of one sample, contract/cross_entropy.h's target distribution: `hit` is [c == t] or t[c].

@@ -33,7 +33,7 @@ inline void linear(const LinearArgs& args) {
 
 // dz = dy * f'(s)
 template <class T>
-void activation_backward(const LinearBackwardArgs& args) {
+void make_dz(const LinearBackwardArgs& args) {
   using A = acc_t<T>;
   const auto dy = rows_of<T>(args.dy), s = rows_of<T>(args.s);
   T* dz = static_cast<T*>(args.dz);
@@ -42,10 +42,9 @@ void activation_backward(const LinearBackwardArgs& args) {
     parallel_for(0, args.B, grain, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
         for (int64_t o = 0; o < args.O; ++o)
-          dz[b * args.O + o] = static_cast<T>(
-              static_cast<A>(dy.data[b * dy.stride + o * dy.k_stride]) *
-              activation_derivative<activation.value>(
-                  static_cast<A>(s.data[b * s.stride + o * s.k_stride])));
+          dz[b * args.O + o] = static_cast<T>(activation_backward<activation.value>(
+              static_cast<A>(dy.data[b * dy.stride + o * dy.k_stride]),
+              static_cast<A>(s.data[b * s.stride + o * s.k_stride])));
     });
   });
 }
@@ -84,7 +83,7 @@ inline void linear_backward(const LinearBackwardArgs& args) {
     using T = decltype(element);
     Matrix dz = args.dy;
     if (args.dz) {
-      activation_backward<T>(args);
+      make_dz<T>(args);
       dz = {args.dz, args.O, 1};
     }
     // dx = dz w
@@ -107,12 +106,10 @@ inline void activation_double_backward(const ActivationDoubleBackwardArgs& args)
     T *gdy = static_cast<T*>(args.gdy), *gz = static_cast<T*>(args.gz), *dz = static_cast<T*>(args.dz);
     with_activation(args.activation, [&](auto activation) {
       for_each_element(args.n, [&](int64_t i) {
-        const A f1 = activation_derivative<activation.value>(static_cast<A>(s[i]));
-        const A f2 = activation_second_derivative<activation.value>(static_cast<A>(s[i]));
-        const A qi = static_cast<A>(q[i]), dyi = static_cast<A>(dy[i]);
-        gdy[i] = static_cast<T>(qi * f1);
-        gz[i] = static_cast<T>(qi * dyi * f2);
-        dz[i] = static_cast<T>(dyi * f1);
+        const A qi = static_cast<A>(q[i]), dyi = static_cast<A>(dy[i]), si = static_cast<A>(s[i]);
+        gdy[i] = static_cast<T>(activation_backward<activation.value>(qi, si));
+        gz[i] = static_cast<T>(activation_gz<activation.value>(qi, dyi, si));
+        dz[i] = static_cast<T>(activation_backward<activation.value>(dyi, si));
       });
     });
   });

@@ -10,8 +10,8 @@ struct MseInputs {
   A loss(int64_t i) const {
     return squared_error(static_cast<A>(x[i]), static_cast<A>(t[i]), weight(i));
   }
-  A dx(int64_t i, A dy) const {
-    return squared_error_dx(static_cast<A>(x[i]), static_cast<A>(t[i]), weight(i), dy);
+  A dx(int64_t i, A g) const {
+    return squared_error_dx(static_cast<A>(x[i]), static_cast<A>(t[i]), weight(i), g);
   }
 };
 
@@ -45,7 +45,7 @@ inline void mse_backward(const MseBackwardArgs& args) {
     T* dx = static_cast<T*>(args.dx);
     const A norm = *static_cast<const A*>(args.norm);
     for_each_element(args.n, [&](int64_t i) {
-      dx[i] = static_cast<T>(in.dx(i, static_cast<A>(dy[i * args.dy_stride])) / norm);
+      dx[i] = static_cast<T>(in.dx(i, static_cast<A>(dy[i * args.dy_stride]) / norm));
     });
   });
 }
@@ -58,7 +58,7 @@ inline void mse_double_backward(const MseDoubleBackwardArgs& args) {
     const T *u = static_cast<const T*>(args.u), *dy = static_cast<const T*>(args.dy);
     T *gdy = static_cast<T*>(args.gdy), *gx = static_cast<T*>(args.gx);
     const A norm = *static_cast<const A*>(args.norm);
-    const auto gdy_term = [&](int64_t i) { return in.dx(i, static_cast<A>(u[i])) / norm; };
+    const auto gdy_term = [&](int64_t i) { return in.dx(i, static_cast<A>(u[i]) / norm); };
     for_each_element(args.n, [&](int64_t i) {
       const A dyi = static_cast<A>(dy[i * args.dy_stride]);
       gx[i] = static_cast<T>(A(2) * in.weight(i) * static_cast<A>(u[i]) * dyi / norm);

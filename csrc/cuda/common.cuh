@@ -1,4 +1,4 @@
-// What every CUDA file shares: the checked launch, and reductions over the threads of a warp or block.
+// What every CUDA file shares: the checked launch, and reductions over a warp or a block.
 //
 // Kernels are launched through launch() alone, on the caller's stream, and neither allocate,
 // synchronise nor read device memory on the host, so that any op can be captured into a CUDA graph.
@@ -25,8 +25,15 @@ constexpr int kThreads = 256;  // per block, where a kernel has no reason to cho
 
 GDEXT_HD constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
+// kWidth elements that move together; their address must be a multiple of their size.
+template <class T, int kWidth>
+struct alignas(sizeof(T) * kWidth) Pack {
+  T value[kWidth];
+};
+
 [[noreturn]] inline void throw_launch_error(const char* name, cudaError_t error) {
-  std::string message = std::string("gdext: CUDA kernel ") + name + ": " + cudaGetErrorString(error);
+  std::string message =
+      std::string("gdext: CUDA kernel ") + name + ": " + cudaGetErrorString(error);
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
     int device = 0, major = 0, minor = 0;
     cudaGetDevice(&device);
@@ -38,21 +45,21 @@ GDEXT_HD constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1)
   throw std::runtime_error(message);
 }
 
-// Launches kernel(args...) on `blocks` blocks of `threads` threads; nothing where blocks is 0, which
-// CUDA refuses. Throws std::runtime_error, with `name`, where CUDA reports an error.
+// Launches kernel(args...) on `blocks` blocks of `threads` threads; nothing where blocks is 0,
+// which CUDA refuses. Throws std::runtime_error, with `name`, where CUDA reports an error.
 template <class... Parameters, class... Args>
 void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
             Context context, Args&&... args) {
   if (blocks == 0) return;
   if (blocks > std::numeric_limits<int32_t>::max())
-    throw std::runtime_error(std::string("gdext: CUDA kernel ") + name + ": wanted at most 2^31 - 1 " +
-                             "blocks, the tensors need " + std::to_string(blocks));
+    throw std::runtime_error(std::string("gdext: CUDA kernel ") + name +
+                             ": wanted at most 2^31 - 1 blocks, the tensors need " +
+                             std::to_string(blocks));
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = static_cast<cudaStream_t>(context.stream);
-  const cudaError_t error =
-      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
   if (error == cudaSuccess) return;
   cudaGetLastError();  // forgets it: whoever asks next is not told of it again
   throw_launch_error(name, error);

@@ -1,14 +1,13 @@
 // cross_entropy on CUDA (contract/cross_entropy.h).
 //
-// A group of threads shares one sample (n, d) and loops over its classes: a warp; a block where there
-// are many classes; a single thread where D is large, so that neighbours in a warp read neighbours in
-// memory. Groups take the samples in turn, in a fixed order.
-#include "contract/cross_entropy.h"
-
+// A group of threads shares one sample (n, d) and loops over its classes: a warp; a block where
+// there are many classes; a single thread where D is large, so that neighbours in a warp read
+// neighbours in memory. Groups take the samples in turn, in a fixed order.
 #include <cstdio>
 #include <type_traits>
 
 #include "common/loss.h"
+#include "contract/cross_entropy.h"
 #include "cuda/reduce.cuh"
 
 namespace gdext::cuda {
@@ -86,7 +85,8 @@ class Sample {
   __device__ int64_t index() const { return index_; }
   __device__ A weight(int64_t c) const { return w_ ? static_cast<A>(w_[c]) : A(1); }
 
-  // All of q is on one class; the others' terms, 0 times a log p that may be -inf, are to be left out.
+  // All of q is on one class; the others' terms, 0 times a log p that may be -inf, are to be left
+  // out.
   __device__ bool one_hot() const { return !prob_ && label_smoothing_ == A(0); }
 
   __device__ A q(int64_t c) const {
@@ -115,8 +115,8 @@ __device__ acc_t<T> loss_gradient(const Sample<T>& sample, const T* dy, int64_t 
 
 template <class T, int kGroup>
 __global__ void __launch_bounds__(kThreads)
-    cross_entropy_kernel(Problem problem, const T* x, Reduction reduction, T* loss,
-                         acc_t<T>* stats, acc_t<T>* norm, double* partials) {
+    cross_entropy_kernel(Problem problem, const T* x, Reduction reduction, T* loss, acc_t<T>* stats,
+                         acc_t<T>* norm, double* partials) {
   using A = acc_t<T>;
   using G = Group<kGroup>;
   const int64_t C = problem.C, samples = problem.samples();
@@ -124,8 +124,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t s = G::first(); s < samples; s += G::count()) {
     const Sample<T> sample(problem, s, G::rank());
     A m = -INFINITY;
-    for (int64_t c = G::rank(); c < C; c += kGroup)
-      m = Max{}(m, static_cast<A>(x[sample.at(c)]));
+    for (int64_t c = G::rank(); c < C; c += kGroup) m = Max{}(m, static_cast<A>(x[sample.at(c)]));
     m = G::reduce(m, Max{});
     A l = A(0);
     for (int64_t c = G::rank(); c < C; c += kGroup)

@@ -1,10 +1,10 @@
 // gemm: C[m,n] = sum_k A[m,k] B[k,n], over operands of any strides, with a fused epilogue.
 //
-// A block makes one tile of C. It walks along k in steps of kDepth: each thread fetches its share of
-// the next A and B tiles into registers while the block multiplies the current ones out of shared
-// memory (two buffers, so one barrier per step), and holds a patch of C in registers. The finished
-// tile goes through shared memory once more, so that the epilogue runs over it in rows: coalesced
-// stores, and one copy of the epilogue's code however large the patch.
+// A block makes one tile of C. It walks along k in steps of kDepth: each thread fetches its share
+// of the next A and B tiles into registers while the block multiplies the current ones out of
+// shared memory (two buffers, so one barrier per step), and holds a patch of C in registers. The
+// finished tile goes through shared memory once more, so that the epilogue runs over it in rows:
+// coalesced stores, and one copy of the epilogue's code however large the patch.
 //
 // The order in which the products of one element are added does not depend on the tile: the kDepth
 // products of each step first, then the steps. Two levels keep float32's rounding errors near
@@ -20,10 +20,11 @@ struct Tile {
   static constexpr int kAcross = 16, kDown = kThreads / kAcross;  // the threads, over the tile
   static constexpr int kPatchRows = kRows / kDown, kPatchCols = kCols / kAcross;
   static_assert(kPatchRows * kDown == kRows && kPatchCols * kAcross == kCols);
+  static_assert(kPatchRows <= 4 && kPatchCols <= 4);  // GemmShared's alignment
 };
 
 // A shared tile is [kDepth][kLines + kPad], a line being a row of A or a column of B. The padding
-// spreads the stores along k over the banks and keeps patches aligned to 16 bytes.
+// spreads the stores along k over the banks and keeps patches aligned to their size.
 constexpr int kPad = 4;
 
 // Moves one operand's tiles from global to shared memory. Consecutive threads read along the lines
@@ -68,16 +69,16 @@ class TileLoader {
   static constexpr int kCount = kLines * kDepth / kThreads;
   static_assert(kCount * kThreads == kLines * kDepth && kThreads % kLines == 0 &&
                 kThreads % kDepth == 0);
-  const T* source_;            // this thread's first element of the next tile
-  int64_t next_, advance_;     // from an element to this thread's next one; to the next tile
-  int64_t lines_, depth_;      // what is left of the matrix from the tile's corner on
-  int line_, k_;               // the first element's place in the tile
+  const T* source_;         // this thread's first element of the next tile
+  int64_t next_, advance_;  // from an element to this thread's next one; to the next tile
+  int64_t lines_, depth_;   // what is left of the matrix from the tile's corner on
+  int line_, k_;            // the first element's place in the tile
   int next_line_, next_k_;
   T held_[kCount];
 };
 
 template <class A, class TileShape>
-union GemmShared {
+union alignas(4 * sizeof(A)) GemmShared {
   struct {
     A a[2][TileShape::kDepth][TileShape::kRows + kPad];
     A b[2][TileShape::kDepth][TileShape::kCols + kPad];
@@ -90,18 +91,18 @@ template <class TileShape, class A>
 __device__ void multiply_tiles(const A (*a)[TileShape::kRows + kPad],
                                const A (*b)[TileShape::kCols + kPad], int row, int col,
                                A (&sum)[TileShape::kPatchRows][TileShape::kPatchCols]) {
+  using RowPack = Pack<A, TileShape::kPatchRows>;
+  using ColPack = Pack<A, TileShape::kPatchCols>;
   A step[TileShape::kPatchRows][TileShape::kPatchCols] = {};
 #pragma unroll
   for (int k = 0; k < TileShape::kDepth; ++k) {
-    A a_patch[TileShape::kPatchRows], b_patch[TileShape::kPatchCols];
-#pragma unroll
-    for (int i = 0; i < TileShape::kPatchRows; ++i) a_patch[i] = a[k][row + i];
-#pragma unroll
-    for (int j = 0; j < TileShape::kPatchCols; ++j) b_patch[j] = b[k][col + j];
+    const RowPack a_patch = *reinterpret_cast<const RowPack*>(&a[k][row]);
+    const ColPack b_patch = *reinterpret_cast<const ColPack*>(&b[k][col]);
 #pragma unroll
     for (int i = 0; i < TileShape::kPatchRows; ++i)
 #pragma unroll
-      for (int j = 0; j < TileShape::kPatchCols; ++j) step[i][j] += a_patch[i] * b_patch[j];
+      for (int j = 0; j < TileShape::kPatchCols; ++j)
+        step[i][j] += a_patch.value[i] * b_patch.value[j];
   }
 #pragma unroll
   for (int i = 0; i < TileShape::kPatchRows; ++i)

@@ -1,6 +1,5 @@
 // linear on CUDA (contract/linear.h).
 #include "contract/linear.h"
-
 #include "cuda/gemm.cuh"
 
 namespace gdext::cuda {
@@ -14,19 +13,18 @@ __device__ A activate(Activation activation, A z) {
   return y;
 }
 template <class A>
-__device__ A activation_derivative(Activation activation, A s) {
-  A d = A(0);
+__device__ A activation_backward(Activation activation, A dy, A s) {
+  A dz = A(0);
   with_activation(activation,
-                  [&](auto tag) { d = gdext::activation_derivative<decltype(tag)::value>(s); });
-  return d;
+                  [&](auto tag) { dz = gdext::activation_backward<decltype(tag)::value>(dy, s); });
+  return dz;
 }
 template <class A>
-__device__ A activation_second_derivative(Activation activation, A s) {
-  A d = A(0);
-  with_activation(activation, [&](auto tag) {
-    d = gdext::activation_second_derivative<decltype(tag)::value>(s);
-  });
-  return d;
+__device__ A activation_gz(Activation activation, A q, A dy, A s) {
+  A gz = A(0);
+  with_activation(activation,
+                  [&](auto tag) { gz = gdext::activation_gz<decltype(tag)::value>(q, dy, s); });
+  return gz;
 }
 
 // z = sum + b,  y = f(z)
@@ -71,8 +69,8 @@ __global__ void __launch_bounds__(kThreads)
   for (int row = threadIdx.x / kWarp; row < kWarp; row += kWarps) {
     const int64_t b = first_row + row;
     if (b >= B) return;
-    const A slope = activation_derivative(activation, static_cast<A>(s_column[b * s.row_stride]));
-    dz[b * O + o] = T(static_cast<A>(dy_column[b * dy.row_stride]) * slope);
+    dz[b * O + o] = T(activation_backward(activation, static_cast<A>(dy_column[b * dy.row_stride]),
+                                          static_cast<A>(s_column[b * s.row_stride])));
   }
 }
 
@@ -115,10 +113,9 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
   const A qi = static_cast<A>(q[i]), dyi = static_cast<A>(dy[i]), si = static_cast<A>(s[i]);
-  const A slope = activation_derivative(activation, si);
-  gdy[i] = T(qi * slope);
-  gz[i] = T(qi * dyi * activation_second_derivative(activation, si));
-  dz[i] = T(dyi * slope);
+  gdy[i] = T(activation_backward(activation, qi, si));
+  gz[i] = T(activation_gz(activation, qi, dyi, si));
+  dz[i] = T(activation_backward(activation, dyi, si));
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // mse on CUDA (contract/mse.h).
-#include "contract/mse.h"
-
 #include "common/loss.h"
+#include "contract/mse.h"
 #include "cuda/reduce.cuh"
 
 namespace gdext::cuda {
@@ -44,9 +43,8 @@ __global__ void __launch_bounds__(kThreads)
   using A = acc_t<T>;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
-  const A gradient = squared_error_dx(static_cast<A>(x[i]), static_cast<A>(t[i]), weight_at(w, i),
-                                      static_cast<A>(dy[i * dy_stride]));
-  dx[i] = T(gradient / *norm);
+  dx[i] = T(squared_error_dx(static_cast<A>(x[i]), static_cast<A>(t[i]), weight_at(w, i),
+                             static_cast<A>(dy[i * dy_stride]) / *norm));
 }
 
 // gdy = u 2 w (x - t) / norm,  gx = u 2 w dy / norm

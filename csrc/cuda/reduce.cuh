@@ -5,8 +5,8 @@
 
 namespace gdext::cuda {
 
-// Blocks of the first kernel, each taking kThreads / threads_per_item items at a time. At least one,
-// so that sums over nothing are written too.
+// Blocks of the first kernel, each taking kThreads / threads_per_item items at a time. At least
+// one, so that sums over nothing are written too.
 inline int64_t reduction_blocks(int64_t items, int threads_per_item) {
   const int64_t blocks = ceil_div(items, kThreads / threads_per_item);
   return blocks < 1 ? 1 : blocks < kPartials ? blocks : kPartials;
@@ -23,8 +23,8 @@ __device__ inline double add_partials(const double* partials, int64_t count) {
   return block_reduce(sum, Sum{});
 }
 
-// loss = sum of partials (/ norm if mean). The mean's norm is `size`, or, if weighted, the sum of the
-// second kPartials partials; any other reduction's is 1.
+// loss = sum of partials (/ norm if mean). The mean's norm is `size`, or, if weighted, the sum of
+// the second kPartials partials; any other reduction's is 1.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     finish_loss_kernel(const double* partials, int64_t count, Reduction reduction, bool weighted,

@@ -1,10 +1,9 @@
 // sgd on CUDA (contract/sgd.h): many tensors in one launch.
 //
-// A launch carries a table of tensors in its parameters (4 KB at most). Each block updates one chunk
-// of one tensor; the table says at which block a tensor's chunks begin.
-#include "contract/sgd.h"
-
+// A launch carries a table of tensors in its parameters (4 KB at most). Each block updates one
+// chunk of one tensor; the table says at which block a tensor's chunks begin.
 #include "common/sgd_rule.h"
+#include "contract/sgd.h"
 #include "cuda/common.cuh"
 
 namespace gdext::cuda {
@@ -20,12 +19,6 @@ struct SgdTable {
   int count = 0;
 };
 static_assert(sizeof(SgdTable) + sizeof(SgdRule<double>) + 3 * sizeof(void*) <= 4096);
-
-// kWidth elements, moved by one instruction.
-template <class T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-  T value[kWidth];
-};
 
 // Updates elements [begin, end); their number is a multiple of kWidth.
 template <int kWidth, class T>
@@ -85,8 +78,8 @@ void sgd(const SgdArgs& args, Context context) {
   for_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const SgdRule<A> rule{A(args.lr),           A(args.momentum), A(args.dampening),
-                          A(args.weight_decay), args.nesterov,    args.maximize};
+    const SgdRule<A> rule(args.lr, args.momentum, args.dampening, args.weight_decay, args.nesterov,
+                          args.maximize);
     SgdTable table;
     int64_t blocks = 0;
     const auto flush = [&] {

@@ -43,8 +43,8 @@ void check_options(double momentum, double dampening, double weight_decay, bool 
                     " and dampening ", dampening);
 }
 
-void check_length(const char* name, size_t got, size_t wanted) {
-  GDEXT_CHECK_VALUE(got == wanted, name, ": wanted ", wanted, " elements, one for each of params, got ", got);
+void check_length(const char* name, size_t got, size_t wanted, const char* why) {
+  GDEXT_CHECK_VALUE(got == wanted, name, ": wanted ", wanted, " elements (", why, "), got ", got);
 }
 
 void check_one_element(const OptionalTensor& t, const char* name) {
@@ -192,9 +192,11 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
           bool nesterov, bool maximize, const OptionalTensor& grad_scale, const OptionalTensor& found_inf) {
   const size_t count = params.size(), buffers = momentum != 0 ? count : 0;
   check_options(momentum, dampening, weight_decay, nesterov);
-  check_length("grads", grads.size(), count);
-  check_length("momentum_buffers", momentum_buffers.size(), buffers);
-  check_length("first", first.size(), buffers);
+  const char* per_param = "one for each of params";
+  const char* per_buffer = momentum != 0 ? per_param : "momentum is 0";
+  check_length("grads", grads.size(), count, per_param);
+  check_length("momentum_buffers", momentum_buffers.size(), buffers, per_buffer);
+  check_length("first", first.size(), buffers, per_buffer);
   check_one_element(lr_tensor, "lr_tensor");
   check_one_element(grad_scale, "grad_scale");
   check_one_element(found_inf, "found_inf");

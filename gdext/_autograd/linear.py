@@ -29,7 +29,8 @@ ACTIVATIONS = (
 IDENTITY = 0
 # Those whose derivative is taken from z; the others' is taken from y (saves_z in activation.h).
 SAVES_Z = frozenset(
-    ACTIVATIONS.index(name) for name in ("elu", "softplus", "silu", "gelu", "gelu_tanh")
+    ACTIVATIONS.index(name)
+    for name in ("elu", "scaled_tanh", "softplus", "silu", "gelu", "gelu_tanh")
 )
 
 _linear = torch.ops.gdext.linear.default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,13 @@ def load(path: Path) -> dict[str, Any]:
         UsageError: there is no such file, or it is no intact checkpoint of this trainer.
     """
     try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not compare the checksums in the file
+            if (damaged := file.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong CRC-32 in {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"--resume: there is no checkpoint {path}") from None
-    except Exception as error:  # torch.load raises whatever unzipping and unpickling raise
+    except Exception as error:  # whatever unzipping and unpickling raise
         reason = str(error).partition("\n")[0]
         raise UsageError(
             f"--resume: {path} is corrupt or no checkpoint ({type(error).__name__}: {reason})"

@@ -19,6 +19,10 @@ from gdext.training.checkpoint import Position
 from gdext.training.dataset import Dataset, Split
 from gdext.training.engine import Engine
 
+# How much is trained between two looks at the stop signal: enough to keep Python out of the
+# engine's way, and little enough for Ctrl-C to act at once.
+CHUNK_STEPS, CHUNK_SAMPLES = 256, 8192
+
 
 class Outcome(Enum):
     FINISHED = auto()
@@ -88,9 +92,7 @@ def train(
     """
     count = len(data.train.labels)
     steps_per_epoch = -(-count // batch_size)
-    # Steps between two looks at the stop signal: many, to keep Python out of the engine's way,
-    # but not so many that Ctrl-C takes long.
-    chunk = min(256, max(1, 8192 // batch_size))
+    chunk = min(CHUNK_STEPS, max(1, CHUNK_SAMPLES // batch_size))
     generator = torch.Generator()
     while True:
         done = position.history[-1]["test_accuracy"] if position.history else 0.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ from gdext.training.output import METRICS, write_atomically
 
 def optional(module: str, package: str, purpose: str) -> ModuleType | None:
     """The module, or None after one line saying what is lost without its package."""
-    if importlib.util.find_spec(package) is None:
+    if find_spec(package) is None:
         print(f"{package} is not installed: no {purpose} (pip install {package})", flush=True)
         return None
     return importlib.import_module(module)
