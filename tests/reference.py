@@ -224,7 +224,7 @@ def cross_entropy(
     g = np.broadcast_to(dy / norm, (n, d))[:, None, :]
     total = q.sum(axis=1, keepdims=True)
     dx = g * (total * np.exp(log_p) - q)
-    dx_scale = abs(g) * (abs(total) * np.exp(log_p) * (1 + abs(x - m)) + abs(q))
+    dx_scale = abs(g) * (abs(total) * np.exp(log_p) * (1 + abs(x - m) + abs(log_sum)) + abs(q))
     dt = None if by_index else g * wc * (1 - e) * -log_p
     if reduction != "none":
         loss, sizes = loss.sum() / norm, sizes.sum() / abs(norm)

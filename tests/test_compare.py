@@ -132,6 +132,7 @@ def test_accuracy_rule_catches(dtype, fault):
 def test_accuracy_rule_catches_a_lost_nan(dtype):
     peer, exact, scale = product(dtype)
     with pytest.raises(AssertionError, match="NaN where PyTorch has none or vice versa"):
+        exact[0, 1] = np.nan
         assert_as_accurate(peer, _nan(peer.clone()), exact, scale)
 
 
