@@ -1,5 +1,5 @@
-"""cross_entropy: C = -sum_c q_c log p_c per sample, reduced, and its two backward passes. The maths:
-csrc/contract/cross_entropy.h.
+"""cross_entropy: C = -sum_c q_c log p_c per sample, reduced, and its two backward passes. The
+maths: csrc/contract/cross_entropy.h.
 
 Letters: N batch, C classes, d1... further dimensions of the samples.
 """
@@ -83,7 +83,8 @@ def _(
 
 
 class CrossEntropy(Function):
-    """(x, target, weight or None, reduction, ignore_index, label_smoothing) -> loss, stats, norm."""
+    """(x, target, weight or None, reduction, ignore_index, label_smoothing) -> loss, stats,
+    norm."""
 
     @staticmethod
     def forward(
@@ -155,7 +156,5 @@ class CrossEntropyBackward(Function):
     @once_differentiable
     def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
         _, need_x, need_t, *_ = ctx.needs_input_grad
-        gdy, gx, gt = _cross_entropy_double_backward(
-            u, v, *ctx.saved_tensors, *ctx.options, need_t
-        )
+        gdy, gx, gt = _cross_entropy_double_backward(u, v, *ctx.saved_tensors, *ctx.options, need_t)
         return gdy, gx if need_x else None, gt if need_t else None, *(None,) * 7

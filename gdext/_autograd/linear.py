@@ -1,4 +1,5 @@
-"""linear: y = f(x w^T + b), its backward, and the backward of that. The maths: csrc/contract/linear.h.
+"""linear: y = f(x w^T + b), its backward, and the backward of that. The maths:
+csrc/contract/linear.h.
 
 Letters: B batch, I in_features, O out_features; ``[*, I]`` stands for any leading dimensions.
 """
@@ -115,8 +116,8 @@ class Linear(Function):
 class LinearBackward(Function):
     """(dy [*, O], saved, x [*, I], weight [O, I], bias, activation, wanted) -> dx, dw, db.
 
-    ``saved`` depends on x, weight and bias. Its part in the second derivative is given to them and not
-    to it, which is why bias is an argument although dx, dw and db are computed without it.
+    ``saved`` depends on x, weight and bias. Its part in the second derivative is given to them and
+    not to it, which is why bias is an argument although dx, dw and db are computed without it.
     """
 
     @staticmethod
@@ -155,7 +156,8 @@ class LinearBackward(Function):
             grads = _linear_backward(gz, None, x, weight, IDENTITY, [need_x, need_w, need_b])
             gx, gw, gb = grads[0] if need_x else None, grads[1] if need_w else None, grads[2]
 
-        # through the products: S = <u, dz w> + <v, dz^T x>, so x's gradient is dz v, weight's dz^T u
+        # through the products: S = <u, dz w> + <v, dz^T x>, so x's gradient is dz v, weight's dz^T
+        # u
         through_v, through_u = need_x and v is not None, need_w and u is not None
         if through_v or through_u:
             dz_v, dz_u, _ = _linear_backward(

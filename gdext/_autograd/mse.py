@@ -1,4 +1,5 @@
-"""mse: C = sum_i w_i (x_i - t_i)^2 / norm and its two backward passes. The maths: csrc/contract/mse.h."""
+"""mse: C = sum_i w_i (x_i - t_i)^2 / norm and its two backward passes. The maths:
+csrc/contract/mse.h."""
 
 from __future__ import annotations
 
