@@ -108,10 +108,13 @@ def test_dynamic_batch(device, backend):
         value.backward()
         return value
 
+    after_first = None
     for batch in (5, 9, 16):
         x, target = data(batch, device)
         got = numbers(model, compiled_step, x, target)
         want = numbers(model, step(model, cross_entropy), x, target)
         for key, value in want.items():
             assert_bits_equal(got[key], value, f"batch {batch}: {key}")
-    assert len(compiles) == 1
+        # The first may restart (dynamo specializes the float label_smoothing); another size may not.
+        after_first = after_first or len(compiles)
+        assert len(compiles) == after_first
