@@ -1,33 +1,24 @@
-// The kernels for one instruction set: included by each isa_*.cpp, which has set the compiler's target
-// and defined GDEXT_ISA (its name) and GDEXT_VEC_BYTES (its vectors' size).
+// The kernels for one instruction set: included by each isa_*.cpp, which has set the compiler's
+// target and defined GDEXT_ISA (its name) and GDEXT_VEC_BYTES (its vectors' size).
 #define GDEXT_STRING_(x) #x
 #define GDEXT_STRING(x) GDEXT_STRING_(x)
 
 namespace gdext::cpu::GDEXT_ISA {
 
-#include "cpu/vec.h"
-
-#include "cpu/gemm.inl"
-#include "cpu/reduce.inl"
-
 #include "cpu/cross_entropy.inl"
+#include "cpu/gemm.inl"
 #include "cpu/linear.inl"
 #include "cpu/mse.inl"
+#include "cpu/reduce.inl"
 #include "cpu/sgd.inl"
+#include "cpu/vec.h"
 
 extern const KernelTable table;
 const KernelTable table = {
-    GDEXT_STRING(GDEXT_ISA),
-    linear,
-    linear_backward,
-    activation_double_backward,
-    mse,
-    mse_backward,
-    mse_double_backward,
-    cross_entropy,
-    cross_entropy_backward,
-    cross_entropy_double_backward,
-    sgd,
+    GDEXT_STRING(GDEXT_ISA),       linear,        linear_backward,
+    activation_double_backward,    mse,           mse_backward,
+    mse_double_backward,           cross_entropy, cross_entropy_backward,
+    cross_entropy_double_backward, sgd,
 };
 
 }  // namespace gdext::cpu::GDEXT_ISA

@@ -1,4 +1,5 @@
-// Sums over a whole tensor, and elementwise loops, over fixed ranges of elements (contract/common.h).
+// Sums over a whole tensor, and elementwise loops, over fixed ranges of elements
+// (contract/common.h).
 
 constexpr int64_t kElementwiseGrain = 16 * 1024;
 
