@@ -34,11 +34,10 @@ def ulp(dtype: torch.dtype, magnitude: np.ndarray) -> np.ndarray:
 def summed(magnitude: np.ndarray, terms: int, dtype: torch.dtype) -> np.ndarray:
     """The scale of `terms` numbers of one sign that sum to `magnitude`.
 
-    The best order of summation still rounds log2(terms) times at up to the total. That counts for
-    float64 alone: kernels sum everything else in a wider type (csrc/contract/common.h).
+    One after the other, their roundings, each of up to half an ulp of the total, are a random walk.
+    That counts for float64 alone: all else is summed in a wider type (csrc/contract/common.h).
     """
-    rounds = 1 + np.log2(max(terms, 1)) if dtype == torch.float64 else 1
-    return magnitude * rounds
+    return magnitude * (np.sqrt(terms) if dtype == torch.float64 and terms > 1 else 1)
 
 
 def _check_same_kind(got: torch.Tensor, peer: torch.Tensor, exact: np.ndarray, name: str) -> None:

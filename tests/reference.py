@@ -23,7 +23,7 @@ ACTIVATIONS = [
     "gelu",
     "gelu_tanh",
 ]
-SAVES_Z = {"elu", "softplus", "silu", "gelu", "gelu_tanh"}
+SAVES_Z = {"elu", "scaled_tanh", "softplus", "silu", "gelu", "gelu_tanh"}
 # f' jumps at 0.
 KINKED = {"relu", "leaky_relu"}
 
@@ -165,7 +165,8 @@ def linear(x, w, b, activation: str, dy) -> Linear:
     if b is not None:
         z, z_scale = z + b, z_scale + abs(b)
     dz = dy * f.df(z)
-    size = abs(dy) * np.maximum(abs(f.df(z)), 1)  # f' <= about 1: its own error is one ulp of 1
+    # dz's errors: f' has one of its own, of terms of size 1, and z's rounding reaches it through f''.
+    size = abs(dy) * (np.maximum(abs(f.df(z)), 1) + abs(f.d2f(z)) * z_scale)
     return Linear(
         z, z_scale, f.f(z),
         dz @ w, size @ abs(w),

@@ -152,8 +152,8 @@ def test_overflow_of_the_peer_alone_is_no_fault():
 
 def test_summed_scale():
     total = np.longdouble(3)
-    assert summed(total, 1, torch.float64) == 3 and summed(total, 8, torch.float64) == 12
-    assert summed(total, 8, torch.float32) == 3
+    assert summed(total, 1, torch.float64) == 3 and summed(total, 16, torch.float64) == 12
+    assert summed(total, 16, torch.float32) == 3
 
 
 def gradients() -> dict[str, torch.Tensor | None]:
