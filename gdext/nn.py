@@ -88,7 +88,7 @@ class MLP(nn.Sequential):
         super().__init__(
             *(
                 Linear(i, o, bias, f, device=device, dtype=dtype)
-                for i, o, f in zip(sizes, sizes[1:], [*hidden, output_activation], strict=True)
+                for i, o, f in zip(sizes[:-1], sizes[1:], [*hidden, output_activation], strict=True)
             )
         )
 

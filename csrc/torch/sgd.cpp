@@ -226,7 +226,7 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
   bool lr_on_device = lr_tensor && lr_tensor->is_cuda();
   for (const Group& group : groups) lr_on_device = lr_on_device && group.like->is_cuda();
   if (lr_tensor && !lr_on_device) lr = read_number(*lr_tensor);
-  if (!lr_on_device) check_number("lr", lr);
+  GDEXT_CHECK_VALUE(lr_on_device || std::isfinite(lr), "lr: wanted a finite number, got ", lr);
 
   const NoGrad no_grad;
   Copies copies;

@@ -1,0 +1,157 @@
+"""SGD's errors: their text, and that nothing was changed."""
+
+import pytest
+import torch
+from sgd import assert_unchanged, make_gradients, make_params, run, set_gradients, snapshot
+from torch import nn
+
+import gdext
+
+BAD_NUMBERS = [
+    ("lr", float("nan"), "lr: wanted a finite number >= 0, got nan"),
+    ("lr", float("inf"), "lr: wanted a finite number >= 0, got inf"),
+    ("lr", torch.tensor(float("nan")), "lr: wanted a finite number >= 0, got nan"),
+    ("lr", torch.ones(2), "lr: wanted one element, got shape [2]"),
+    ("momentum", float("nan"), "momentum: wanted a finite number >= 0, got nan"),
+    ("dampening", float("nan"), "dampening: wanted a finite number, got nan"),
+    ("dampening", float("-inf"), "dampening: wanted a finite number, got -inf"),
+    ("weight_decay", float("inf"), "weight_decay: wanted a finite number >= 0, got inf"),
+]
+NEGATIVE_NUMBERS = [
+    ("lr", -0.1, "lr: wanted a finite number >= 0, got -0.1"),
+    ("momentum", -0.9, "momentum: wanted a finite number >= 0, got -0.9"),
+    ("weight_decay", -1.0, "weight_decay: wanted a finite number >= 0, got -1.0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        *(bad for bad in BAD_NUMBERS if "one element" not in bad[2]),
+        ("lr", torch.ones(2), "Tensor lr must be 1-element"),  # torch's own checks
+        ("lr", -0.1, "Invalid learning rate: -0.1"),
+        ("momentum", -0.9, "Invalid momentum value: -0.9"),
+        ("weight_decay", -1.0, "Invalid weight_decay value: -1.0"),
+    ],
+)
+def test_bad_numbers_at_construction(name, value, text):
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the text is compared below)
+        gdext.optim.SGD(make_params("cpu"), **{"lr": 0.1, name: value})
+    assert str(error.value) == text
+
+
+@pytest.mark.parametrize(("name", "value", "text"), BAD_NUMBERS + NEGATIVE_NUMBERS)
+def test_bad_numbers_in_a_later_group(device, name, value, text):
+    params = make_params(device)
+    optimizer = gdext.optim.SGD(params[:2], 0.1, momentum=0.9)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        optimizer.add_param_group({"params": params[2:], name: value})
+    assert str(error.value) == text
+    assert len(optimizer.param_groups) == 1
+
+    optimizer.add_param_group({"params": params[2:]})
+    run(optimizer, params, make_gradients(params, 1))
+    before = snapshot(optimizer, params)
+    optimizer.param_groups[1][name] = value
+    if name == "lr":  # a schedule may take it below 0, see test_schedule_below_zero
+        if text.endswith("-0.1"):
+            return
+        text = text.replace(" >= 0", "")
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        optimizer.step()
+    assert str(error.value) == text
+    assert_unchanged(optimizer, params, before)
+
+
+def test_schedule_below_zero(device):
+    """torch checks lr's sign when it is given and not at each step; so a cosine may end at
+    -1e-18."""
+    params, peers = make_params(device), make_params(device)
+    for kind, own in ((gdext.optim.SGD, params), (torch.optim.SGD, peers)):
+        optimizer = kind(own, 0.5)
+        optimizer.param_groups[0]["lr"] = -0.25
+        run(optimizer, own, make_gradients(own, 1))
+    for got, want in zip(params, peers, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_nesterov_set_later(device):
+    params = make_params(device)
+    optimizer = gdext.optim.SGD(params, 0.1, momentum=0.9, dampening=0.3)
+    set_gradients(params, make_gradients(params, 1)[0])
+    before = snapshot(optimizer, params)
+    optimizer.param_groups[0]["nesterov"] = True
+    text = "nesterov: wanted momentum > 0 and dampening == 0, got momentum 0.9 and dampening 0.3"
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        optimizer.step()
+    assert str(error.value) == text
+    assert_unchanged(optimizer, params, before)
+
+
+def test_differentiable_is_refused():
+    text = (
+        "differentiable: wanted False, got True; the update is a kernel that autograd does not see "
+        "through: use torch.optim.SGD"
+    )
+    with pytest.raises(RuntimeError) as error:
+        gdext.optim.SGD(make_params("cpu"), 0.1, differentiable=True)
+    assert str(error.value) == text
+
+
+def assert_step_refused(optimizer, params, error_type, text):
+    before = snapshot(optimizer, params)
+    with pytest.raises(error_type) as error:
+        optimizer.step()
+    assert str(error.value) == text
+    assert_unchanged(optimizer, params, before)
+
+
+def test_sparse_gradient(device):
+    params = make_params(device, shapes=[(4, 5), (3,)])
+    optimizer = gdext.optim.SGD([{"params": params[:1]}, {"params": params[1:]}], 0.1, momentum=0.9)
+    set_gradients(params, make_gradients(params, 1)[0])
+    before = snapshot(optimizer, params)
+    params[1].grad = params[1].grad.to_sparse()
+    text = (
+        "param_groups[1]['params'][0].grad: wanted a dense gradient (layout torch.strided), "
+        "got torch.sparse_coo"
+    )
+    with pytest.raises(RuntimeError) as error:
+        optimizer.step()
+    assert str(error.value) == text
+    params[1].grad = params[1].grad.to_dense()
+    assert_unchanged(optimizer, params, before)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_momentum_buffer_of_the_wrong_shape(device, groups):
+    params = make_params(device, shapes=[(4, 5), (3,)])
+    split = [{"params": params}] if groups == 1 else [{"params": [p]} for p in params]
+    optimizer = gdext.optim.SGD(split, 0.1, momentum=0.9)
+    set_gradients(params, make_gradients(params, 1)[0])
+    optimizer.state[params[1]]["momentum_buffer"] = torch.zeros(7, device=device)
+    name = "momentum_buffers[1]" if groups == 1 else "momentum_buffers[0] of param_groups[1]"
+    param = "params[1]" if groups == 1 else "params[0]"
+    text = f"{name}: wanted shape [3] (that of {param}), got [7]"
+    assert_step_refused(optimizer, params, RuntimeError, text)
+
+
+def test_parameters_that_share_memory(device):
+    memory = torch.randn(10, device=device)
+    params = [nn.Parameter(memory[:4]), nn.Parameter(memory[4:8]), nn.Parameter(memory[7:])]
+    gradients = make_gradients(params, 1)[0]
+    optimizer = gdext.optim.SGD(params, 0.1)
+    set_gradients(params, gradients)
+    text = "params[2]: wanted memory of its own, got memory of params[1]"
+    assert_step_refused(optimizer, params, RuntimeError, text)
+    apart = params[:2]
+    gdext.optim.SGD(apart, 0.1).step()  # side by side in one storage is no overlap
+
+
+def test_integer_parameters(device):
+    p = torch.ones(3, dtype=torch.int32, device=device)
+    p.grad = torch.ones_like(p)
+    optimizer = gdext.optim.SGD([nn.Parameter(p, requires_grad=False)], 0.1)
+    optimizer.param_groups[0]["params"][0].grad = torch.ones_like(p)
+    text = "params[0]: wanted dtype float32, float64, bfloat16 or float16, got Int"
+    assert_step_refused(optimizer, optimizer.param_groups[0]["params"], RuntimeError, text)
