@@ -1,4 +1,4 @@
-"""torch.compile(fullgraph=True) of a training step gives eager's numbers, also as the batch size varies."""
+"""torch.compile(fullgraph=True) of a training step gives eager's numbers, whatever the batch size."""
 
 import os
 import shutil
@@ -44,7 +44,10 @@ def backend(request, device):
 
 def losses():
     yield "cross_entropy", cross_entropy
-    yield "cross_entropy, probabilities", lambda y, t: cross_entropy(y, F.one_hot(t, 3).to(y.dtype), label_smoothing=0.1)
+    yield (
+        "cross_entropy, probabilities",
+        lambda y, t: cross_entropy(y, F.one_hot(t, 3).to(y.dtype), label_smoothing=0.1),
+    )
     yield "mse", lambda y, t: mse_loss(y, F.one_hot(t, 3).to(y.dtype))
 
 
@@ -65,7 +68,9 @@ def numbers(model, function, x, target):
 
 
 def data(batch, device):
-    return randn(batch, 6, dtype=torch.float32, device=device, seed=batch), torch.arange(batch, device=device) % 3
+    return randn(batch, 6, dtype=torch.float32, device=device, seed=batch), torch.arange(
+        batch, device=device
+    ) % 3
 
 
 @pytest.mark.parametrize(("name", "loss"), list(losses()), ids=[name for name, _ in losses()])
@@ -115,6 +120,6 @@ def test_dynamic_batch(device, backend):
         want = numbers(model, step(model, cross_entropy), x, target)
         for key, value in want.items():
             assert_bits_equal(got[key], value, f"batch {batch}: {key}")
-        # The first may restart (dynamo specializes the float label_smoothing); another size may not.
+        # The first may restart (dynamo specializes label_smoothing); another size may not.
         after_first = after_first or len(compiles)
         assert len(compiles) == after_first

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from compare import assert_bits_equal
+from compare import assert_bits_equal, assert_close
 from inputs import randn
 from torch import nn
 
@@ -26,7 +26,7 @@ def assert_same_outputs(got, want, x, tolerance=1e-5):
     names = [name for name, _ in want.named_parameters()]
     assert [name for name, _ in got.named_parameters()] == names
     for (name, p), q in zip(got.named_parameters(), want.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad, rtol=tolerance, atol=tolerance, msg=lambda m: f"{name}: {m}")
+        assert_close(p.grad, q.grad, tolerance, name)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -95,7 +95,10 @@ def test_mlp_defaults_and_options(device):
 @REDUCTION
 def test_losses_are_torch_s(device, reduction):
     x, t = randn(4, 5, device=device), randn(4, 5, device=device)
-    target, weight = torch.tensor([0, 4, 2, 2], device=device), torch.rand(5, device=device).double()
+    target, weight = (
+        torch.tensor([0, 4, 2, 2], device=device),
+        torch.rand(5, device=device).double(),
+    )
     options = dict(weight=weight, ignore_index=2, label_smoothing=0.1, reduction=reduction)
     ours, theirs = CrossEntropyLoss(**options), nn.CrossEntropyLoss(**options)
     torch.testing.assert_close(ours(x, target), theirs(x, target))
@@ -103,7 +106,9 @@ def test_losses_are_torch_s(device, reduction):
     assert list(ours.state_dict()) == list(theirs.state_dict()) == ["weight"]
     ours.load_state_dict(theirs.state_dict())
     assert list(CrossEntropyLoss().state_dict()) == []
-    torch.testing.assert_close(MSELoss(reduction=reduction)(x, t), nn.MSELoss(reduction=reduction)(x, t))
+    torch.testing.assert_close(
+        MSELoss(reduction=reduction)(x, t), nn.MSELoss(reduction=reduction)(x, t)
+    )
     assert isinstance(ours, nn.CrossEntropyLoss) and isinstance(MSELoss(), nn.MSELoss)
 
 
@@ -130,7 +135,9 @@ def twins(model):
 
 @pytest.mark.parametrize("activation", FUSIBLE)
 def test_convert_fuses(device, activation):
-    model = nn.Sequential(nn.Linear(6, 5), copy.deepcopy(FUSIBLE[activation]), nn.Linear(5, 3)).to(device)
+    model = nn.Sequential(nn.Linear(6, 5), copy.deepcopy(FUSIBLE[activation]), nn.Linear(5, 3)).to(
+        device
+    )
     parameters, keys = list(model.parameters()), list(model.state_dict())
     got, original = twins(model)
     assert [type(m) for m in got] == [Linear, nn.Identity, Linear]
@@ -173,7 +180,9 @@ class Residual(nn.Module):
         super().__init__()
         self.first = nn.Linear(6, 6)
         self.act = nn.ReLU()
-        self.block = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Sequential(nn.Linear(6, 6), nn.GELU()))
+        self.block = nn.Sequential(
+            nn.Linear(6, 6), nn.Tanh(), nn.Sequential(nn.Linear(6, 6), nn.GELU())
+        )
 
     def forward(self, x):
         return self.block(self.first(self.act(x))) + x
@@ -229,7 +238,11 @@ def test_convert_keeps_hooks(where, hook):
     seen = []
     register = getattr(model[where], f"register_{hook}_hook")
     # What a forward hook sees of the Linear must still be z, before the activation.
-    register(lambda module, args, *rest: seen.append(rest[0].detach().clone() if hook == "forward" else 1))
+    register(
+        lambda module, args, *rest: seen.append(
+            rest[0].detach().clone() if hook == "forward" else 1
+        )
+    )
     x = randn(4, 6, dtype=torch.float32)
     model(x).sum().backward()
     want = list(seen)

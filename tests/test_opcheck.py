@@ -1,4 +1,4 @@
-"""torch.library.opcheck for every op but sgd_ (test_sgd.py): schema, fake kernel, autograd, AOT dispatch."""
+"""torch.library.opcheck for every op but sgd_: schema, fake kernel, autograd, AOT dispatch."""
 
 import pytest
 import torch
@@ -107,13 +107,20 @@ def test_cross_entropy(device, dtype, layout, shape, reduction, probabilities, w
     rest = (dy, x, target, weight, stats, norm)
     for wanted in ([True, probabilities], [False, probabilities]):
         check(OPS.cross_entropy_backward, (*rest, ignore, smoothing, wanted), whole)
-    for u, v in ((make(*shape), None), (make(*shape), make(*shape)) if probabilities else (None, None)):
+    for u, v in (
+        (make(*shape), None),
+        (make(*shape), make(*shape)) if probabilities else (None, None),
+    ):
         arguments = (u, v, *rest, reduction, ignore, smoothing, probabilities)
         check(OPS.cross_entropy_double_backward, arguments, whole)
 
 
 def test_every_op_is_checked_here_or_in_test_sgd():
-    public = {n.split("::")[1].split(".")[0] for n in torch._C._dispatch_get_all_op_names() if n.startswith("gdext::")}
+    public = {
+        n.split("::")[1].split(".")[0]
+        for n in torch._C._dispatch_get_all_op_names()
+        if n.startswith("gdext::")
+    }
     checked = {
         "linear", "linear_backward", "activation_double_backward",
         "mse", "mse_backward", "mse_double_backward",

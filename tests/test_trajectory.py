@@ -1,4 +1,6 @@
-"""A whole training run: 50 steps of SGD on an MLP, every loss and every gradient, against PyTorch."""
+"""A training run: 50 steps of SGD on an MLP, every loss and every gradient, against PyTorch."""
+
+from itertools import pairwise
 
 import pytest
 import torch
@@ -28,7 +30,7 @@ class Torch(nn.Module):
 
     def __init__(self, activation):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(SIZES[:-1], SIZES[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(SIZES))
         self.activation = activation
 
     def forward(self, x):
@@ -103,7 +105,9 @@ def test_float32_diverges_no_faster_than_torch_s(device, loss):
     def errors(values):
         return (abs(to_numpy(values) - to_numpy(exact_losses)) / to_numpy(exact_losses)).tolist()
 
-    for step, (e, most) in enumerate(zip(errors(losses), limit(errors(peer_losses), 4 * eps), strict=True)):
+    for step, (e, most) in enumerate(
+        zip(errors(losses), limit(errors(peer_losses), 4 * eps), strict=True)
+    ):
         assert e <= most, f"step {step}: loss off by {e:.3g}, limit {most:.3g}"
     for name in exact[0]:
         ours, theirs = (
