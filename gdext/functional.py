@@ -1,8 +1,8 @@
 """linear, mse_loss and cross_entropy as torch.nn.functional has them, on gdext's kernels.
 
-Arguments, defaults, shapes and error types are torch.nn.functional's; ``linear`` takes an activation
-besides. Dtypes: float32, float64, bfloat16 and float16 (the last two accumulate in float32), on CPU and
-CUDA; anything else raises. All are differentiable twice.
+Arguments, defaults, shapes and error types are torch.nn.functional's; ``linear`` takes an
+activation besides. Dtypes: float32, float64, bfloat16 and float16 (the last two accumulate in
+float32), on CPU and CUDA; anything else raises. All are differentiable twice.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def mse_loss(
             are promoted.
         target: t, of ``input``'s shape. Differentiable, as ``input`` is.
         size_average, reduce: deprecated in torch; see ``reduction``.
-        reduction: "none": the terms themselves; "sum": their sum; "mean": their sum over N, the number
+        reduction: "none": the terms themselves; "sum": their sum; "mean": their sum over N, the
+        number
             of terms (the sum of ``weight`` where it is given).
         weight: w, of ``input``'s shape; not differentiable. None: ones.
 
@@ -147,7 +148,8 @@ def cross_entropy(
     r"""The cross entropy between softmax(input) and target, C = -sum_c q_c log p_c for each sample.
 
     q is the target distribution, times ``weight``, smoothed by e = ``label_smoothing``:
-    q_c = w_c ((1 - e) t_c + e / C). Computed from shifted logits, so that logits of 1e4 are no trouble.
+    q_c = w_c ((1 - e) t_c + e / C). Computed from shifted logits, so that logits of 1e4 are no
+    trouble.
 
     Args:
         input: logits x, shape ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]``.
@@ -156,13 +158,14 @@ def cross_entropy(
         weight: w, shape ``[C]``, one factor per class; not differentiable. None: ones.
         size_average, reduce: deprecated in torch; see ``reduction``.
         ignore_index: samples with this class index count neither in the loss nor in the mean.
-        reduction: "none": the samples' losses; "sum": their sum; "mean": their sum over the sum of the
+        reduction: "none": the samples' losses; "sum": their sum; "mean": their sum over the sum of
+        the
             weights of the samples' classes (class indices) or over their number (probabilities).
         label_smoothing: e, from 0 to 1.
 
     Returns:
-        C, shape ``[]``, ``[N]`` or ``[N, d1, ...]`` for "none", else 0-dimensional. The mean over no
-        sample is NaN.
+        C, shape ``[]``, ``[N]`` or ``[N, d1, ...]`` for "none", else 0-dimensional. The mean over
+        no sample is NaN.
 
     Raises:
         IndexError: a class index is out of bounds (on CUDA the kernel traps, as PyTorch's does).

@@ -1,10 +1,11 @@
-"""Linear with a fused activation, MLP, MSELoss and CrossEntropyLoss as torch.nn has them, and convert,
-which puts them into a model that is already there."""
+"""Linear with a fused activation, MLP, MSELoss and CrossEntropyLoss as torch.nn has them, and
+convert, which puts them into a model that is already there."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -20,8 +21,8 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 class Linear(nn.Linear):
     r"""y = f(x w^T + b) on ``[*, in_features]``, see :func:`gdext.functional.linear`.
 
-    Parameters, their names, shapes and initialisation are torch.nn.Linear's: a state_dict goes both ways,
-    and the same seed gives the same layer.
+    Parameters, their names, shapes and initialisation are torch.nn.Linear's: a state_dict goes both
+    ways, and the same seed gives the same layer.
 
     Args:
         in_features: I, size of the last dimension of x.
@@ -114,16 +115,18 @@ class CrossEntropyLoss(nn.CrossEntropyLoss):
 
 
 def convert(module: ModuleT) -> ModuleT:
-    r"""Turn each torch.nn.Linear in ``module`` into a :class:`Linear`, in place, and return ``module``.
+    r"""Turn each torch.nn.Linear in ``module`` into a :class:`Linear`, in place, and return
+    ``module``.
 
-    The module objects, their Parameters, names and hooks stay what they are (only their class changes), so
-    optimizers, references and checkpoints stay good. Where a torch.nn.Sequential runs an activation right
-    after a Linear, it becomes part of the Linear, and torch.nn.Identity takes its place. That is not done,
-    and the activation left as it is, where it has other than default parameters, where either of the two
-    has hooks, or where the Linear stands in the model more than once.
+    The module objects, their Parameters, names and hooks stay what they are (only their class
+    changes), so optimizers, references and checkpoints stay good. Where a torch.nn.Sequential runs
+    an activation right after a Linear, it becomes part of the Linear, and torch.nn.Identity takes
+    its place. That is not done, and the activation left as it is, where it has other than default
+    parameters, where either of the two has hooks, or where the Linear stands in the model more than
+    once.
 
-    Left alone: subclasses of torch.nn.Linear, Linears whose forward was replaced, and dtypes without a
-    kernel.
+    Left alone: subclasses of torch.nn.Linear, Linears whose forward was replaced, and dtypes
+    without a kernel.
     """
     uses = Counter(
         id(child) for parent in module.modules() for child in parent._modules.values() if child
@@ -131,23 +134,15 @@ def convert(module: ModuleT) -> ModuleT:
     for layer in list(module.modules()):
         if _is_plain_linear(layer):
             layer.__class__ = Linear
-            layer.activation = None
+            layer.__dict__["activation"] = None
     for parent in module.modules():
-        if not (isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward):
-            continue
-        names = list(parent._modules)
-        for name, next_name in zip(names, names[1:], strict=False):
-            layer, follower = parent._modules[name], parent._modules[next_name]
-            fusible = (
-                type(layer) is Linear
-                and layer.activation is None
-                and uses[id(layer)] == 1
-                and not _has_hooks(layer)
-            )
-            activation = _activation_name(follower)
-            if fusible and activation and not _has_hooks(follower):
-                layer.activation = activation
-                parent._modules[next_name] = nn.Identity()
+        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
+            for (_, layer), (name, follower) in pairwise(list(parent._modules.items())):
+                activation = _activation_name(follower)
+                if activation and uses[id(layer)] == 1 and _is_fusible(layer):
+                    assert isinstance(layer, Linear)
+                    layer.activation = activation
+                    parent._modules[name] = nn.Identity()
     return module
 
 
@@ -159,24 +154,37 @@ def _is_plain_linear(module: nn.Module) -> bool:
     )
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any(hooks for name, hooks in module.__dict__.items() if name.endswith("_hooks"))
+def _is_fusible(module: nn.Module | None) -> bool:
+    return type(module) is Linear and module.activation is None and not _is_altered(module)
+
+
+def _is_altered(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class's forward."""
+    hooks = (value for name, value in module.__dict__.items() if name.endswith("_hooks"))
+    return "forward" in module.__dict__ or any(hooks)
 
 
 def _activation_name(module: nn.Module | None) -> str | None:
     """The name of the activation that ``module`` is, if it is one with default parameters."""
-    if isinstance(module, nn.Module) and "forward" in module.__dict__:
+    if module is None or _is_altered(module):
         return None
-    kind = type(module)
-    simple = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu"}
-    if kind in simple:
-        return simple[kind]
-    if kind is nn.LeakyReLU and module.negative_slope == 0.01:
+    for kind, name in _SIMPLE_ACTIVATIONS.items():
+        if type(module) is kind:
+            return name
+    if type(module) is nn.LeakyReLU and module.negative_slope == 0.01:
         return "leaky_relu"
-    if kind is nn.ELU and module.alpha == 1.0:
+    if type(module) is nn.ELU and module.alpha == 1.0:
         return "elu"
-    if kind is nn.Softplus and module.beta == 1 and module.threshold == 20:
+    if type(module) is nn.Softplus and module.beta == 1 and module.threshold == 20:
         return "softplus"
-    if kind is nn.GELU:
+    if type(module) is nn.GELU:
         return "gelu" if module.approximate == "none" else "gelu_tanh"
     return None
+
+
+_SIMPLE_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.Sigmoid: "sigmoid",
+    nn.Tanh: "tanh",
+    nn.SiLU: "silu",
+}

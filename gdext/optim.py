@@ -37,7 +37,8 @@ class SGD(torch.optim.SGD):
     Raises:
         ValueError: lr, momentum or weight_decay negative, NaN or infinite; dampening NaN or
             infinite; nesterov without momentum or with dampening. Checked when given, and again at
-            every step (schedulers change them); but a tensor lr on a GPU only for its shape.
+            every step (schedulers change them), where a negative lr is let pass; but a tensor lr
+            on a GPU only for its shape.
         RuntimeError: ``differentiable=True``; a gradient that is sparse or not of its parameter's
             shape, dtype and device; parameters that share memory.
 
@@ -52,7 +53,7 @@ class SGD(torch.optim.SGD):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer``)."""
-        _check_options({**self.defaults, **param_group})
+        _check_options({**self.defaults, **param_group}, smallest_lr=0.0)
         super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -77,7 +78,8 @@ class SGD(torch.optim.SGD):
         found_inf: Tensor | None = getattr(self, "found_inf", None)
         updates = []
         for index, group in enumerate(self.param_groups):
-            _check_options(group)
+            # As in torch, a schedule may take lr below 0: cosines end at 0 only up to rounding.
+            _check_options(group, smallest_lr=-math.inf)
             update = _Update(index, group, self.state)
             if update.params:
                 updates.append(update)
@@ -181,10 +183,10 @@ def _as_real(tensors: list[Tensor]) -> list[Tensor]:
     return [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
 
 
-def _check_options(group: dict[str, Any]) -> None:
+def _check_options(group: dict[str, Any], smallest_lr: float) -> None:
     """Raise ValueError (RuntimeError for differentiable) if these are no options to step with."""
     for name, smallest in (
-        ("lr", 0.0),
+        ("lr", smallest_lr),
         ("momentum", 0.0),
         ("dampening", -math.inf),
         ("weight_decay", 0.0),

@@ -34,11 +34,10 @@ def ulp(dtype: torch.dtype, magnitude: np.ndarray) -> np.ndarray:
 def summed(magnitude: np.ndarray, terms: int, dtype: torch.dtype) -> np.ndarray:
     """The scale of `terms` numbers of one sign that sum to `magnitude`.
 
-    The best order of summation still rounds log2(terms) times at up to the total. That counts for
-    float64 alone: kernels sum everything else in a wider type (csrc/contract/common.h).
+    One after the other, their roundings, each of up to half an ulp of the total, are a random walk.
+    That counts for float64 alone: all else is summed in a wider type (csrc/contract/common.h).
     """
-    rounds = 1 + np.log2(max(terms, 1)) if dtype == torch.float64 else 1
-    return magnitude * rounds
+    return magnitude * (np.sqrt(terms) if dtype == torch.float64 and terms > 1 else 1)
 
 
 def _check_same_kind(got: torch.Tensor, peer: torch.Tensor, exact: np.ndarray, name: str) -> None:
@@ -68,7 +67,9 @@ def assert_same_nonfinite(
         better = np.isfinite(g) & (abs(exact) <= torch.finfo(got.dtype).max)
     for label, test in (("NaN", np.isnan), ("inf", np.isposinf), ("-inf", np.isneginf)):
         wrong = (test(g) != test(p)) & ~better
-        assert not wrong.any(), f"{name}: {label} where PyTorch has none or vice versa: {_where(wrong)}"
+        assert not wrong.any(), (
+            f"{name}: {label} where PyTorch has none or vice versa: {_where(wrong)}"
+        )
 
 
 def assert_as_accurate(
@@ -78,11 +79,11 @@ def assert_as_accurate(
     scale: torch.Tensor | np.ndarray | float | None = None,
     name: str = "result",
 ) -> None:
-    """`got`'s error is at most twice that of `peer`, PyTorch's result in the same dtype, plus one ulp.
+    """`got`'s error is at most twice `peer`'s, PyTorch's result in the same dtype, plus one ulp.
 
     Errors are taken against `exact` (float64 or long double). `scale` is the magnitude of the terms
-    that were summed into each element, e.g. |x| |w|^T + |b|, and defaults to |exact|. The ulp is the
-    sum of the two roundings that no kernel can avoid:
+    that were summed into each element, e.g. |x| |w|^T + |b|, and defaults to |exact|. The ulp is
+    the sum of the two roundings that no kernel can avoid:
       - one while summing, of the accumulation type, at `scale`: where terms cancel, an error that
         is large beside the result is still a rounding of the terms;
       - one while storing, of the dtype itself, at |exact|. (For float32 and float64 the
@@ -117,7 +118,8 @@ def assert_as_accurate(
     )
     norm, norm_peer, norm_unit = (float(np.sqrt((v * v).sum())) for v in (errors, peers, unit))
     assert norm <= 2 * norm_peer + norm_unit, (
-        f"{name} ({dtype}): norm of the error {norm:.3g}, PyTorch's {norm_peer:.3g}, of the ulps {norm_unit:.3g}"
+        f"{name} ({dtype}): norm of the error {norm:.3g}, PyTorch's {norm_peer:.3g}, "
+        f"of the ulps {norm_unit:.3g}"
     )
 
 
@@ -163,6 +165,15 @@ def assert_same_vectors(
         assert angle >= 1 - tolerance, f"{name}: cosine {angle}, limit 1 - {tolerance:.3g}"
 
 
+def assert_close(
+    got: torch.Tensor, want: torch.Tensor, tolerance: float, name: str = "result"
+) -> None:
+    """Same dtype and shape, and |got - want| <= tolerance (1 + |want|), NaN equal to NaN."""
+    torch.testing.assert_close(
+        got, want, rtol=tolerance, atol=tolerance, equal_nan=True, msg=lambda m: f"{name}: {m}"
+    )
+
+
 def assert_bits_equal(got: torch.Tensor, want: torch.Tensor, name: str = "result") -> None:
     """Same dtype, shape and values (NaN equal to NaN, 0 to -0)."""
-    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True, msg=lambda m: f"{name}: {m}")
+    assert_close(got, want, 0, name)

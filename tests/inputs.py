@@ -43,6 +43,6 @@ def strided(tensor: torch.Tensor) -> torch.Tensor:
     else:
         *outer, rows, columns = tensor.shape
         room = tensor.new_full((*outer, 2 * columns, rows + 1), float("nan"))
-        room = room[..., ::2, : rows].transpose(-1, -2)
+        room = room[..., ::2, :rows].transpose(-1, -2)
     room.copy_(tensor)
     return room

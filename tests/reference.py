@@ -23,7 +23,7 @@ ACTIVATIONS = [
     "gelu",
     "gelu_tanh",
 ]
-SAVES_Z = {"elu", "softplus", "silu", "gelu", "gelu_tanh"}
+SAVES_Z = {"elu", "scaled_tanh", "softplus", "silu", "gelu", "gelu_tanh"}
 # f' jumps at 0.
 KINKED = {"relu", "leaky_relu"}
 
@@ -32,7 +32,7 @@ _PI = _LD("3.14159265358979323846264338327950288")
 
 
 def erf(z: np.ndarray) -> np.ndarray:
-    """2/sqrt(pi) exp(-z^2) sum_n 2^n z^(2n+1) / (2n+1)!!: all terms of one sign, nothing cancels."""
+    """2/sqrt(pi) exp(-z^2) sum_n 2^n z^(2n+1) / (2n+1)!!: nothing cancels."""
     x = np.minimum(np.abs(z), _LD(6.6))  # erfc(6.6) is below long double's resolution at 1
     term, total = x.copy(), x.copy()
     for n in range(1, 160):
@@ -66,7 +66,7 @@ def _gelu_tanh(z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Activation:
-    """y = f(z) and its derivatives; `scale` is the magnitude of the terms f adds up (see compare)."""
+    """y = f(z) and its derivatives; `scale` is the magnitude of the terms in f (see compare)."""
 
     f: Callable
     df: Callable
@@ -118,7 +118,9 @@ ACTIVATION = {
     "scaled_tanh": Activation(
         lambda z: _A * np.tanh(_B * z),
         lambda z: _A * _B / np.cosh(np.minimum(np.abs(_B * z), 5000)) ** 2,
-        lambda z: -2 * _A * _B**2 * np.tanh(_B * z) / np.cosh(np.minimum(np.abs(_B * z), 5000)) ** 2,
+        lambda z: (
+            -2 * _A * _B**2 * np.tanh(_B * z) / np.cosh(np.minimum(np.abs(_B * z), 5000)) ** 2
+        ),
         lambda z: np.minimum(_A * np.abs(z), _A),
     ),
     "softplus": Activation(
@@ -165,7 +167,8 @@ def linear(x, w, b, activation: str, dy) -> Linear:
     if b is not None:
         z, z_scale = z + b, z_scale + abs(b)
     dz = dy * f.df(z)
-    size = abs(dy) * np.maximum(abs(f.df(z)), 1)  # f' <= about 1: its own error is one ulp of 1
+    # dz's errors: f' has one of its own, of terms of size 1; z's rounding comes in through f''.
+    size = abs(dy) * (np.maximum(abs(f.df(z)), 1) + abs(f.d2f(z)) * z_scale)
     return Linear(
         z, z_scale, f.f(z),
         dz @ w, size @ abs(w),
@@ -197,7 +200,7 @@ class CrossEntropy:
 def cross_entropy(
     x, target, w, reduction: str, ignore_index: int, label_smoothing: float, dy
 ) -> CrossEntropy:
-    """csrc/contract/cross_entropy.h for x [N,C,D]; target [N,D] int or [N,C,D]; dy [N,D] or scalar."""
+    """csrc/contract/cross_entropy.h: x [N,C,D]; target [N,D] int or [N,C,D]; dy [N,D] or one."""
     n, c, d = x.shape
     weights = np.ones(c, dtype=_LD) if w is None else w
     e = _LD(label_smoothing)
@@ -224,7 +227,7 @@ def cross_entropy(
     g = np.broadcast_to(dy / norm, (n, d))[:, None, :]
     total = q.sum(axis=1, keepdims=True)
     dx = g * (total * np.exp(log_p) - q)
-    dx_scale = abs(g) * (abs(total) * np.exp(log_p) * (1 + abs(x - m)) + abs(q))
+    dx_scale = abs(g) * (abs(total) * np.exp(log_p) * (1 + abs(x - m) + abs(log_sum)) + abs(q))
     dt = None if by_index else g * wc * (1 - e) * -log_p
     if reduction != "none":
         loss, sizes = loss.sum() / norm, sizes.sum() / abs(norm)

@@ -1,4 +1,4 @@
-"""The oracles themselves: against PyTorch in float64, and derivatives against difference quotients."""
+"""The oracles themselves: against PyTorch in float64, derivatives against difference quotients."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,9 @@ def grid() -> np.ndarray:
 def test_activation_is_torch_s(name):
     z = grid()
     want = TORCH[name](torch.from_numpy(z.astype(np.float64))).numpy()
-    np.testing.assert_allclose(ACTIVATION[name].f(z).astype(np.float64), want, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(
+        ACTIVATION[name].f(z).astype(np.float64), want, rtol=1e-13, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -75,7 +77,9 @@ def test_linear_is_torch_s(name):
     got = linear(*map(long, (x, w, b)), name, long(dy))
     y = TORCH[name](F.linear(x, w, b))
     close(got.y, y)
-    for value, want in zip((got.dx, got.dw, got.db), torch.autograd.grad(y, (x, w, b), dy), strict=True):
+    for value, want in zip(
+        (got.dx, got.dw, got.db), torch.autograd.grad(y, (x, w, b), dy), strict=True
+    ):
         close(value, want)
 
 

@@ -98,6 +98,15 @@ def test_dampening_near_one_keeps_its_digits(device):
         torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=0)
 
 
+def test_momentum_that_rounds_to_zero_still_fills_its_buffer(device):
+    params = make_params(device)
+    gradients = make_gradients(params, 1)
+    optimizer = gdext.optim.SGD(params, 0.1, momentum=1e-60)
+    run(optimizer, params, gradients)
+    for buffer, g in zip(buffers(optimizer, params), gradients[0], strict=True):
+        assert_bits_equal(buffer, g)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_result_does_not_depend_on_the_split(device, dtype):
     """Each element by itself, one tensor of all elements, one thread or many: the same bits."""

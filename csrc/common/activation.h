@@ -1,9 +1,9 @@
 // y = f(z), f'(z) and f''(z) of every activation, the formula once for CPU and CUDA.
 //
 // The backward pass keeps one tensor per layer, `s` (saved): y where f' can be had from y without
-// losing precision, else z. PyTorch's own choices are the same (relu, sigmoid and tanh keep the result;
-// elu, softplus, silu and gelu keep the argument). scaled_tanh keeps z because a y rounded to 16 bits may
-// lie beyond its asymptote, where b (a - y^2 / a) has the wrong sign.
+// losing precision, else z. PyTorch's own choices are the same (relu, sigmoid and tanh keep the
+// result; elu, softplus, silu and gelu keep the argument). scaled_tanh keeps z because a y rounded
+// to 16 bits may lie beyond its asymptote, where b (a - y^2 / a) has the wrong sign.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -76,12 +76,14 @@ GDEXT_HD inline T activate(T z) {
   if constexpr (A == Activation::elu) return z > T(0) ? z : std::expm1(z);
   if constexpr (A == Activation::sigmoid) return sigmoid(z);
   if constexpr (A == Activation::tanh) return std::tanh(z);
-  if constexpr (A == Activation::scaled_tanh) return T(kScaledTanhA) * std::tanh(T(kScaledTanhB) * z);
+  if constexpr (A == Activation::scaled_tanh)
+    return T(kScaledTanhA) * std::tanh(T(kScaledTanhB) * z);
   if constexpr (A == Activation::softplus)
     return z > T(kSoftplusThreshold) ? z : std::log1p(std::exp(z));
   if constexpr (A == Activation::silu) return z * sigmoid(z);
   if constexpr (A == Activation::gelu) return z * normal_cdf(z);
-  if constexpr (A == Activation::gelu_tanh) return T(0.5) * z * (T(1) + std::tanh(GeluTanh<T>(z).u));
+  if constexpr (A == Activation::gelu_tanh)
+    return T(0.5) * z * (T(1) + std::tanh(GeluTanh<T>(z).u));
 }
 
 // f'(z) from s.
@@ -162,8 +164,10 @@ struct ActivationTag {
 template <class F>
 GDEXT_HD void with_activation(Activation a, F&& f) {
   switch (a) {
-#define GDEXT_CASE(name) \
-  case Activation::name: f(ActivationTag<Activation::name>{}); return;
+#define GDEXT_CASE(name)                  \
+  case Activation::name:                  \
+    f(ActivationTag<Activation::name>{}); \
+    return;
     GDEXT_CASE(identity)
     GDEXT_CASE(relu)
     GDEXT_CASE(leaky_relu)

@@ -17,7 +17,8 @@ namespace gdext {
 
 enum class DType : int { f32, f64, bf16, f16 };
 
-// The upper half of a float32; conversions round to nearest, ties to even, as IEEE 754 and PyTorch do.
+// The upper half of a float32; conversions round to nearest, ties to even, as IEEE 754 and PyTorch
+// do.
 struct bfloat16 {
   uint16_t bits;
   bfloat16() = default;
@@ -105,10 +106,13 @@ using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 inline int64_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::f32: return 4;
-    case DType::f64: return 8;
+    case DType::f32:
+      return 4;
+    case DType::f64:
+      return 8;
     case DType::bf16:
-    case DType::f16: return 2;
+    case DType::f16:
+      return 2;
   }
   return 0;
 }
@@ -117,10 +121,18 @@ inline int64_t size_of(DType dtype) {
 template <class F>
 void for_dtype(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f32: f(float{}); return;
-    case DType::f64: f(double{}); return;
-    case DType::bf16: f(bfloat16{}); return;
-    case DType::f16: f(float16{}); return;
+    case DType::f32:
+      f(float{});
+      return;
+    case DType::f64:
+      f(double{});
+      return;
+    case DType::bf16:
+      f(bfloat16{});
+      return;
+    case DType::f16:
+      f(float16{});
+      return;
   }
   throw std::logic_error("gdext: unknown DType");
 }

@@ -1,5 +1,5 @@
-// The scalar formulas of the losses (contract/mse.h, contract/cross_entropy.h), once for CPU and CUDA.
-// A is the accumulation type.
+// The scalar formulas of the losses (contract/mse.h, contract/cross_entropy.h), once for CPU and
+// CUDA. A is the accumulation type.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -12,8 +12,8 @@ template <class A>
 GDEXT_HD inline A squared_error(A x, A t, A w) {
   return w * (x - t) * (x - t);
 }
-// d(squared_error)/dx times g; linear in g, as both backward passes use it. g comes first: 2 w (x - t) alone may
-// overflow where the product does not.
+// d(squared_error)/dx times g; linear in g, as both backward passes use it. g comes first: 2 w (x -
+// t) alone may overflow where the product does not.
 template <class A>
 GDEXT_HD inline A squared_error_dx(A x, A t, A w, A g) {
   return A(2) * w * g * (x - t);

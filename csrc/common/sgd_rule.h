@@ -8,23 +8,25 @@ template <class A>
 struct SgdRule {
   // 1 - dampening is rounded once, from float64: with dampening near 1 the difference of two
   // rounded numbers would have few digits left.
-  GDEXT_HD SgdRule(double lr_, double momentum_, double dampening, double weight_decay_, bool nesterov_,
-                   bool maximize_)
+  GDEXT_HD SgdRule(double lr_, double momentum_, double dampening, double weight_decay_,
+                   bool nesterov_, bool maximize_)
       : lr(static_cast<A>(lr_)),
         momentum(static_cast<A>(momentum_)),
         undamped(static_cast<A>(1.0 - dampening)),
         weight_decay(static_cast<A>(weight_decay_)),
+        has_momentum(momentum_ != 0),
         nesterov(nesterov_),
         maximize(maximize_) {}
 
   A lr, momentum, undamped, weight_decay;
+  bool has_momentum;  // not what `momentum` says: rounding may have made a tiny one zero
   bool nesterov, maximize;
 
-  // Updates p, and m where momentum != 0; `first`: m holds nothing yet.
+  // Updates p, and m where there is momentum; `first`: m holds nothing yet.
   GDEXT_HD void operator()(A& p, A g, A& m, bool first) const {
     A d = maximize ? -g : g;
     if (weight_decay != A(0)) d += weight_decay * p;
-    if (momentum != A(0)) {
+    if (has_momentum) {
       m = first ? d : momentum * m + undamped * d;
       d = nesterov ? d + momentum * m : m;
     }

@@ -24,37 +24,37 @@ struct LinearArgs {
   DType dtype;
   Activation activation;
   int64_t B, I, O;
-  Matrix x;           // [B,I]
-  Matrix w;           // [O,I]
-  const void* b;      // [O] contiguous, or null
-  void* y;            // [B,O] contiguous, out
-  void* z;            // [B,O] contiguous, out; null if not wanted
+  Matrix x;       // [B,I]
+  Matrix w;       // [O,I]
+  const void* b;  // [O] contiguous, or null
+  void* y;        // [B,O] contiguous, out
+  void* z;        // [B,O] contiguous, out; null if not wanted
 };
 
 struct LinearBackwardArgs {
   DType dtype;
   Activation activation;
   int64_t B, I, O;
-  Matrix dy;          // [B,O]
-  Matrix s;           // [B,O] what the activation saved (saves_z); data null for identity
-  Matrix x;           // [B,I] read for dw only
-  Matrix w;           // [O,I] read for dx only
-  void* dz;           // [B,O] contiguous, workspace; null for identity, where dz is dy
-  void* dx;           // [B,I] contiguous, out; null if not wanted
-  void* dw;           // [O,I] contiguous, out; null if not wanted
-  void* db;           // [O] out; null if not wanted
+  Matrix dy;  // [B,O]
+  Matrix s;   // [B,O] what the activation saved (saves_z); data null for identity
+  Matrix x;   // [B,I] read for dw only
+  Matrix w;   // [O,I] read for dx only
+  void* dz;   // [B,O] contiguous, workspace; null for identity, where dz is dy
+  void* dx;   // [B,I] contiguous, out; null if not wanted
+  void* dw;   // [O,I] contiguous, out; null if not wanted
+  void* db;   // [O] out; null if not wanted
 };
 
 struct ActivationDoubleBackwardArgs {
   DType dtype;
   Activation activation;
-  int64_t n;          // B * O
-  const void* q;      // [n]
-  const void* dy;     // [n]
-  const void* s;      // [n]
-  void* gdy;          // [n] out
-  void* gz;           // [n] out
-  void* dz;           // [n] out
+  int64_t n;       // B * O
+  const void* q;   // [n]
+  const void* dy;  // [n]
+  const void* s;   // [n]
+  void* gdy;       // [n] out
+  void* gz;        // [n] out
+  void* dz;        // [n] out
 };
 
 namespace cpu {

@@ -43,7 +43,7 @@ struct MseDoubleBackwardArgs {
   DType dtype;
   Reduction reduction;
   int64_t n;
-  const void* u;      // [n]
+  const void* u;  // [n]
   const void* dy;
   int64_t dy_stride;  // as above
   const void* x;      // [n]

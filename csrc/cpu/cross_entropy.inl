@@ -1,4 +1,5 @@
-// contract/cross_entropy.h on the CPU: one sample (n, d) at a time, its sums over classes in float64.
+// contract/cross_entropy.h on the CPU: one sample (n, d) at a time, its sums over classes in
+// float64.
 
 template <class T>
 struct CrossEntropySample {
@@ -6,10 +7,11 @@ struct CrossEntropySample {
   const CrossEntropyTarget& target;
   int64_t C, D, first;  // first: offset of class 0, classes lie D apart
   const T *x, *w;
-  int64_t index;        // the class index, -1 where ignored or where the target is probabilities
+  int64_t index;  // the class index, -1 where ignored or where the target is probabilities
   bool ignored;
 
-  CrossEntropySample(const CrossEntropyTarget& target_, const void* x_, int64_t C_, int64_t D_, int64_t s)
+  CrossEntropySample(const CrossEntropyTarget& target_, const void* x_, int64_t C_, int64_t D_,
+                     int64_t s)
       : target(target_),
         C(C_),
         D(D_),
@@ -25,7 +27,8 @@ struct CrossEntropySample {
   A smoothing() const { return static_cast<A>(target.label_smoothing); }
   A q(int64_t c) const {
     if (ignored) return A(0);
-    const A hit = target.prob ? static_cast<A>(static_cast<const T*>(target.prob)[at(c)]) : A(c == index);
+    const A hit =
+        target.prob ? static_cast<A>(static_cast<const T*>(target.prob)[at(c)]) : A(c == index);
     return smoothed_target(hit, weight(c), smoothing(), static_cast<A>(C));
   }
   // q is one class: only that term of a sum over q counts, whatever the other logits are (0 * inf).
@@ -33,17 +36,19 @@ struct CrossEntropySample {
   A sum_q() const {
     if (ignored) return A(0);
     if (one_class()) return weight(index);
-    double sum = 0;
+    Sum sum;
     for (int64_t c = 0; c < C; ++c) sum += q(c);
     return static_cast<A>(sum);
   }
   A loss(A m, A l) const {
     if (ignored) return A(0);
     if (one_class()) return -weight(index) * log_probability(logit(index), m, l);
-    double sum = 0;
-    for (int64_t c = 0; c < C; ++c) sum -= q(c) * log_probability(logit(c), m, l);
+    Sum sum;
+    for (int64_t c = 0; c < C; ++c) sum += -q(c) * log_probability(logit(c), m, l);
     return static_cast<A>(sum);
   }
+  // g = dy / norm. An ignored sample has none, whatever norm is (0 where all are ignored).
+  A gradient(A dy, A norm) const { return ignored ? A(0) : dy / norm; }
   // What this sample adds to the norm of `mean`.
   A norm_term() const { return target.prob ? A(1) : ignored ? A(0) : weight(index); }
 };
@@ -57,7 +62,9 @@ inline void check_class_indices(const CrossEntropyTarget& target, int64_t sample
   }
 }
 
-inline int64_t sample_grain(int64_t C) { return std::max<int64_t>(1024 / std::max<int64_t>(C, 1), 1); }
+inline int64_t sample_grain(int64_t C) {
+  return std::max<int64_t>(1024 / std::max<int64_t>(C, 1), 1);
+}
 
 inline void cross_entropy(const CrossEntropyArgs& args) {
   const int64_t samples = args.N * args.D;
@@ -71,10 +78,10 @@ inline void cross_entropy(const CrossEntropyArgs& args) {
         const CrossEntropySample<T> sample(args.target, args.x, args.C, args.D, s);
         A max = -std::numeric_limits<A>::infinity();
         for (int64_t c = 0; c < args.C; ++c) max = std::max(max, sample.logit(c));
-        double sum = 0;
+        Sum sum;
         for (int64_t c = 0; c < args.C; ++c) sum += std::exp(sample.logit(c) - max);
         m[s] = max;
-        l[s] = static_cast<A>(std::log(sum));
+        l[s] = static_cast<A>(std::log(static_cast<double>(sum)));
       }
     });
 
@@ -110,13 +117,12 @@ inline void cross_entropy_backward(const CrossEntropyBackwardArgs& args) {
     parallel_for(0, samples, sample_grain(args.C), [&](int64_t begin, int64_t end) {
       for (int64_t s = begin; s < end; ++s) {
         const CrossEntropySample<T> sample(args.target, args.x, args.C, args.D, s);
-        const A g = static_cast<A>(dy[s * args.dy_stride]) / norm;
+        const A g = sample.gradient(static_cast<A>(dy[s * args.dy_stride]), norm);
         const A a = sample.sum_q();
         for (int64_t c = 0; c < args.C; ++c) {
           const A log_p = log_probability(sample.logit(c), m[s], l[s]);
-          // dx = g (a p - q); an ignored sample has no gradient, be its g NaN (0 / 0) or its logits infinite
-          if (dx)
-            dx[sample.at(c)] = static_cast<T>(sample.ignored ? A(0) : g * (a * std::exp(log_p) - sample.q(c)));
+          // dx = g (a p - q)
+          if (dx) dx[sample.at(c)] = static_cast<T>(g * (a * std::exp(log_p) - sample.q(c)));
           // dt = g w (1 - e) (-log p)
           if (dt)
             dt[sample.at(c)] =
@@ -136,35 +142,37 @@ inline void cross_entropy_double_backward(const CrossEntropyDoubleBackwardArgs& 
     const A norm = *static_cast<const A*>(args.norm);
     const T *dy = static_cast<const T*>(args.dy), *u = static_cast<const T*>(args.u),
             *v = static_cast<const T*>(args.v);
-    T *gdy = static_cast<T*>(args.gdy), *gx = static_cast<T*>(args.gx), *gt = static_cast<T*>(args.gt);
+    T *gdy = static_cast<T*>(args.gdy), *gx = static_cast<T*>(args.gx),
+      *gt = static_cast<T*>(args.gt);
 
     // h / norm of sample s; fills gx and gt on the way.
     const auto sample_gdy = [&](int64_t s) -> A {
       const CrossEntropySample<T> sample(args.target, args.x, args.C, args.D, s);
-      const A g = static_cast<A>(dy[s * args.dy_stride]) / norm;
+      const A g = sample.gradient(static_cast<A>(dy[s * args.dy_stride]), norm);
       const A a = sample.sum_q();
       const auto u_at = [&](int64_t c) { return u ? static_cast<A>(u[sample.at(c)]) : A(0); };
-      const auto target_factor = [&](int64_t c) { return sample.weight(c) * (A(1) - sample.smoothing()); };
+      const auto target_factor = [&](int64_t c) {
+        return sample.weight(c) * (A(1) - sample.smoothing());
+      };
       const auto k_at = [&](int64_t c) {
         return v ? target_factor(c) * static_cast<A>(v[sample.at(c)]) : A(0);
       };
-      double r = 0, sum_k = 0, h = 0;
+      Sum r, sum_k, h;
       for (int64_t c = 0; c < args.C; ++c) {
         const A log_p = log_probability(sample.logit(c), m[s], l[s]);
         const A p = std::exp(log_p), k = k_at(c);
         r += u_at(c) * p;
         sum_k += k;
         h += u_at(c) * (a * p - sample.q(c));
-        if (v) h -= k * log_p;
+        if (v) h += -k * log_p;
       }
       for (int64_t c = 0; c < args.C; ++c) {
         const A p = std::exp(log_probability(sample.logit(c), m[s], l[s]));
         const A ra = static_cast<A>(r), ka = static_cast<A>(sum_k);
-        gx[sample.at(c)] = static_cast<T>(
-            sample.ignored ? A(0) : g * (a * p * (u_at(c) - ra) + p * ka - k_at(c)));
+        gx[sample.at(c)] = static_cast<T>(g * (a * p * (u_at(c) - ra) + p * ka - k_at(c)));
         if (gt) gt[sample.at(c)] = static_cast<T>(g * target_factor(c) * (ra - u_at(c)));
       }
-      return sample.ignored ? A(0) : static_cast<A>(h) / norm;
+      return (sample.ignored ? A(0) : static_cast<A>(h)) / norm;
     };
     if (args.reduction == Reduction::none) {
       for_each_element(samples, [&](int64_t s) { gdy[s] = static_cast<T>(sample_gdy(s)); });

@@ -30,7 +30,8 @@ const auto& isas() {
 #if defined(__x86_64__)
   static const std::array<Isa, 3> all = {{
       {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
+                           __builtin_cpu_supports("avx512dq") &&
+                           __builtin_cpu_supports("avx512vl")},
       {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
       {&scalar::table, true},
   }};

@@ -1,4 +1,5 @@
-// The table of CPU kernels, one per instruction set. Each isa_*.cpp fills one from the same .inl files.
+// The table of CPU kernels, one per instruction set. Each isa_*.cpp fills one from the same .inl
+// files.
 #pragma once
 // All standard headers that the .inl files use: these must come before an isa_*.cpp switches the
 // compiler's target, so that no inline function of theirs is compiled for a newer instruction set.

@@ -1,18 +1,17 @@
-// The kernels for one instruction set: included by each isa_*.cpp, which has set the compiler's target
-// and defined GDEXT_ISA (its name) and GDEXT_VEC_BYTES (its vectors' size).
+// The kernels for one instruction set: included by each isa_*.cpp, which has set the compiler's
+// target and defined GDEXT_ISA (its name) and GDEXT_VEC_BYTES (its vectors' size).
 #define GDEXT_STRING_(x) #x
 #define GDEXT_STRING(x) GDEXT_STRING_(x)
 
 namespace gdext::cpu::GDEXT_ISA {
 
+// clang-format off: each uses those above it
 #include "cpu/vec.h"
-
-#include "cpu/gemm.inl"
 #include "cpu/reduce.inl"
-
-#include "cpu/cross_entropy.inl"
+#include "cpu/gemm.inl"
 #include "cpu/linear.inl"
 #include "cpu/mse.inl"
+#include "cpu/cross_entropy.inl"
 #include "cpu/sgd.inl"
 
 extern const KernelTable table;
@@ -29,5 +28,6 @@ const KernelTable table = {
     cross_entropy_double_backward,
     sgd,
 };
+// clang-format on
 
 }  // namespace gdext::cpu::GDEXT_ISA

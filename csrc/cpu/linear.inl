@@ -64,7 +64,8 @@ void sum_rows(int64_t B, int64_t O, const Operand<T>& dz, T* db) {
         for (int64_t o = 0; o < count; ++o)
           sums[o] += static_cast<double>(static_cast<acc_t<T>>(row[o * dz.k_stride]));
       }
-      for (int64_t o = 0; o < count; ++o) db[o0 + o] = static_cast<T>(static_cast<acc_t<T>>(sums[o]));
+      for (int64_t o = 0; o < count; ++o)
+        db[o0 + o] = static_cast<T>(static_cast<acc_t<T>>(sums[o]));
     }
   });
 }
@@ -88,10 +89,12 @@ inline void linear_backward(const LinearBackwardArgs& args) {
     }
     // dx = dz w
     if (args.dx)
-      gemm_to(static_cast<T*>(args.dx), args.B, args.I, args.O, rows_of<T>(dz), columns_of<T>(args.w));
+      gemm_to(static_cast<T*>(args.dx), args.B, args.I, args.O, rows_of<T>(dz),
+              columns_of<T>(args.w));
     // dw = dz^T x
     if (args.dw)
-      gemm_to(static_cast<T*>(args.dw), args.O, args.I, args.B, columns_of<T>(dz), columns_of<T>(args.x));
+      gemm_to(static_cast<T*>(args.dw), args.O, args.I, args.B, columns_of<T>(dz),
+              columns_of<T>(args.x));
     // db = sum_b dz
     if (args.db) sum_rows(args.B, args.O, rows_of<T>(dz), static_cast<T*>(args.db));
   });
@@ -103,7 +106,8 @@ inline void activation_double_backward(const ActivationDoubleBackwardArgs& args)
     using A = acc_t<T>;
     const T *q = static_cast<const T*>(args.q), *dy = static_cast<const T*>(args.dy),
             *s = static_cast<const T*>(args.s);
-    T *gdy = static_cast<T*>(args.gdy), *gz = static_cast<T*>(args.gz), *dz = static_cast<T*>(args.dz);
+    T *gdy = static_cast<T*>(args.gdy), *gz = static_cast<T*>(args.gz),
+      *dz = static_cast<T*>(args.dz);
     with_activation(args.activation, [&](auto activation) {
       for_each_element(args.n, [&](int64_t i) {
         const A qi = static_cast<A>(q[i]), dyi = static_cast<A>(dy[i]), si = static_cast<A>(s[i]);

@@ -7,7 +7,8 @@
 namespace gdext::cpu {
 
 // Calls body(context, begin, end) over disjoint ranges that cover [begin, end), none (but the last)
-// shorter than grain, perhaps on several threads; an exception in a range is rethrown to the caller.
+// shorter than grain, perhaps on several threads; an exception in a range is rethrown to the
+// caller.
 using ParallelFor = void (*)(int64_t begin, int64_t end, int64_t grain,
                              void (*body)(const void* context, int64_t begin, int64_t end),
                              const void* context);
@@ -25,7 +26,8 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
   }
   parallel_for_raw(
       begin, end, grain,
-      [](const void* context, int64_t b, int64_t e) { (*static_cast<const F*>(context))(b, e); }, &f);
+      [](const void* context, int64_t b, int64_t e) { (*static_cast<const F*>(context))(b, e); },
+      &f);
 }
 
 // At least `bytes` bytes, aligned to a cache line, that belong to the calling thread until its next

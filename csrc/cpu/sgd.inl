@@ -1,13 +1,13 @@
-// contract/sgd.h on the CPU: one loop over the elements of all tensors, laid end to end, so that the
-// threads' shares are equal whether there is one large tensor or a thousand small ones.
+// contract/sgd.h on the CPU: one loop over the elements of all tensors, laid end to end, so that
+// the threads' shares are equal whether there is one large tensor or a thousand small ones.
 
-// Elements [begin, end) of one tensor. The options are template parameters, and the rule a local copy,
-// so that the compiler takes every decision out of the loop and vectorises what is left.
+// Elements [begin, end) of one tensor. The options are template parameters, and the rule a local
+// copy, so that the compiler takes every decision out of the loop and vectorises what is left.
 template <class T, bool kMomentum, bool kFirst, bool kNesterov, bool kScaled>
 void sgd_range(SgdRule<acc_t<T>> rule, acc_t<T> grad_scale, const SgdTensor& tensor, int64_t begin,
                int64_t end) {
   using A = acc_t<T>;
-  if (!kMomentum) rule.momentum = A(0);
+  rule.has_momentum = kMomentum;
   rule.nesterov = kNesterov;
   T* p = static_cast<T*>(tensor.p);
   T* g = static_cast<T*>(tensor.g);
@@ -29,7 +29,8 @@ void sgd_range(SgdRule<acc_t<T>> rule, acc_t<T> grad_scale, const SgdTensor& ten
 template <class T>
 using SgdRange = void (*)(SgdRule<acc_t<T>>, acc_t<T>, const SgdTensor&, int64_t, int64_t);
 
-// The loops for tensors whose buffer holds something already, and for those whose first step this is.
+// The loops for tensors whose buffer holds something already, and for those whose first step this
+// is.
 template <class T, bool kScaled>
 std::array<SgdRange<T>, 2> sgd_ranges(bool momentum, bool nesterov) {
   if (!momentum) {
@@ -50,8 +51,8 @@ inline void sgd(const SgdArgs& args) {
 
   for_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
-    const SgdRule<acc_t<T>> rule(args.lr_tensor ? *args.lr_tensor : args.lr, args.momentum, args.dampening,
-                                 args.weight_decay, args.nesterov, args.maximize);
+    const SgdRule<acc_t<T>> rule(args.lr_tensor ? *args.lr_tensor : args.lr, args.momentum,
+                                 args.dampening, args.weight_decay, args.nesterov, args.maximize);
     const acc_t<T> grad_scale = args.grad_scale ? *args.grad_scale : 1.0f;
     const auto ranges = args.grad_scale ? sgd_ranges<T, true>(args.momentum != 0, args.nesterov)
                                         : sgd_ranges<T, false>(args.momentum != 0, args.nesterov);

@@ -1,6 +1,7 @@
-// The vector type, on the compilers' own vector extension (GCC, Clang): + - * work lane by lane, and
-// a * b + c becomes one fused multiply-add where the instruction set has it. This and the isa_*.cpp
-// files are all that knows an instruction set. Included inside its namespace by kernels.inl.
+// The vector type, on the compilers' own vector extension (GCC, Clang): + - * work lane by lane,
+// and a * b + c becomes one fused multiply-add where the instruction set has it. This and the
+// isa_*.cpp files are all that knows an instruction set. Included inside its namespace by
+// kernels.inl.
 
 template <class A>
 struct Vec {
@@ -20,8 +21,9 @@ struct Vec {
   static void store(A* to, type v) { std::memcpy(to, &v, sizeof(v)); }
 };
 
-// How many accumulators the GEMM micro-kernel holds in registers: kRows x kVectors vectors, chosen so
-// that they, kVectors of B and one broadcast of A fit: 32 registers for AVX-512, 16 for the others.
+// How many accumulators the GEMM micro-kernel holds in registers: kRows x kVectors vectors, chosen
+// so that they, kVectors of B and one broadcast of A fit: 32 registers for AVX-512, 16 for the
+// others.
 #if GDEXT_VEC_BYTES == 64
 constexpr int kMicroRows = 12, kMicroVectors = 2;
 #elif GDEXT_VEC_BYTES == 32

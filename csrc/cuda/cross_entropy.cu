@@ -2,7 +2,8 @@
 //
 // A group of threads shares one sample (n, d) and loops over its classes: a warp; a block where
 // there are many classes; a single thread where D is large, so that neighbours in a warp read
-// neighbours in memory. Groups take the samples in turn, in a fixed order.
+// neighbours in memory. Groups take the samples in turn, in a fixed order. Sums over classes are
+// taken in float64.
 #include <cstdio>
 #include <type_traits>
 
@@ -13,12 +14,12 @@
 namespace gdext::cuda {
 namespace {
 
-// kSize is 1, kWarp or kThreads. Reductions return the result to every thread of the group, all of
+// kGroup is 1, kWarp or kThreads. Reductions return the result to every thread of the group, all of
 // which must take part; they hold nothing, so that groups of one thread or warp need not keep step.
-template <int kSize>
+template <int kGroup>
 struct Group {
-  static_assert(kSize == 1 || kSize == kWarp || kSize == kThreads);
-  static constexpr int kPerBlock = kThreads / kSize;
+  static_assert(kGroup == 1 || kGroup == kWarp || kGroup == kThreads);
+  static constexpr int kSize = kGroup, kPerBlock = kThreads / kSize;
 
   __device__ static int64_t first() {
     return static_cast<int64_t>(blockIdx.x) * kPerBlock + threadIdx.x / kSize;
@@ -113,6 +114,14 @@ __device__ acc_t<T> loss_gradient(const Sample<T>& sample, const T* dy, int64_t 
   return sample.ignored() ? acc_t<T>(0) : static_cast<acc_t<T>>(dy[at]) / *norm;
 }
 
+// a = sum_c q[c]
+template <class G, class T>
+__device__ acc_t<T> sum_q(const Sample<T>& sample, int64_t C) {
+  double sum = 0;
+  for (int64_t c = G::rank(); c < C; c += G::kSize) sum += sample.q(c);
+  return static_cast<acc_t<T>>(G::reduce(sum, Sum{}));
+}
+
 template <class T, int kGroup>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_kernel(Problem problem, const T* x, Reduction reduction, T* loss, acc_t<T>* stats,
@@ -124,20 +133,20 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t s = G::first(); s < samples; s += G::count()) {
     const Sample<T> sample(problem, s, G::rank());
     A m = -INFINITY;
-    for (int64_t c = G::rank(); c < C; c += kGroup) m = Max{}(m, static_cast<A>(x[sample.at(c)]));
+    for (int64_t c = G::rank(); c < C; c += G::kSize) m = Max{}(m, static_cast<A>(x[sample.at(c)]));
     m = G::reduce(m, Max{});
-    A l = A(0);
-    for (int64_t c = G::rank(); c < C; c += kGroup)
-      l += std::exp(static_cast<A>(x[sample.at(c)]) - m);
-    l = std::log(G::reduce(l, Sum{}));
+    double exp_sum = 0;
+    for (int64_t c = G::rank(); c < C; c += G::kSize)
+      exp_sum += std::exp(static_cast<A>(x[sample.at(c)]) - m);
+    const A l = static_cast<A>(std::log(G::reduce(exp_sum, Sum{})));
 
-    A value = A(0);
+    double value = 0;
     if (sample.one_hot()) {
       const int64_t t = sample.index();
       if (!sample.ignored())
         value = -sample.q(t) * log_probability(static_cast<A>(x[sample.at(t)]), m, l);
     } else if (!sample.ignored()) {
-      for (int64_t c = G::rank(); c < C; c += kGroup)
+      for (int64_t c = G::rank(); c < C; c += G::kSize)
         value -= sample.q(c) * log_probability(static_cast<A>(x[sample.at(c)]), m, l);
       value = G::reduce(value, Sum{});
     }
@@ -145,8 +154,8 @@ __global__ void __launch_bounds__(kThreads)
     if (G::rank() != 0) continue;
     stats[s] = m;
     stats[samples + s] = l;
-    if (reduction == Reduction::none) loss[s] = T(value);
-    loss_sum += static_cast<double>(value);
+    if (reduction == Reduction::none) loss[s] = T(static_cast<A>(value));
+    loss_sum += value;
     if (sample.has_index() && !sample.ignored())
       weight_sum += static_cast<double>(sample.weight(sample.index()));
   }
@@ -170,10 +179,8 @@ __global__ void __launch_bounds__(kThreads)
     const Sample<T> sample(problem, s, G::rank());
     const A g = loss_gradient(sample, dy, s * dy_stride, norm);
     const A m = stats[s], l = stats[samples + s];
-    A a = A(0);
-    for (int64_t c = G::rank(); c < C; c += kGroup) a += sample.q(c);
-    a = G::reduce(a, Sum{});
-    for (int64_t c = G::rank(); c < C; c += kGroup) {
+    const A a = sum_q<G>(sample, C);
+    for (int64_t c = G::rank(); c < C; c += G::kSize) {
       const int64_t at = sample.at(c);
       const A log_p = log_probability(static_cast<A>(x[at]), m, l);
       if (dx) dx[at] = T(g * (a * std::exp(log_p) - sample.q(c)));
@@ -203,30 +210,30 @@ __global__ void __launch_bounds__(kThreads)
     const Sample<T> sample(problem, s, G::rank());
     const A g = loss_gradient(sample, dy, s * dy_stride, norm);
     const A m = stats[s], l = stats[samples + s];
-    A a = A(0), r = A(0), k_sum = A(0);
-    for (int64_t c = G::rank(); c < C; c += kGroup) {
+    const A a = sum_q<G>(sample, C);
+    double r_sum = 0, k_sum = 0;
+    for (int64_t c = G::rank(); c < C; c += G::kSize) {
       const int64_t at = sample.at(c);
-      a += sample.q(c);
-      r += at_or_zero(u, at) * std::exp(log_probability(static_cast<A>(x[at]), m, l));
+      r_sum += at_or_zero(u, at) * std::exp(log_probability(static_cast<A>(x[at]), m, l));
       k_sum += sample.q_slope(c) * at_or_zero(v, at);
     }
-    a = G::reduce(a, Sum{});
-    r = G::reduce(r, Sum{});
-    k_sum = G::reduce(k_sum, Sum{});
-    A h = A(0);
-    for (int64_t c = G::rank(); c < C; c += kGroup) {
+    const A r = static_cast<A>(G::reduce(r_sum, Sum{}));
+    const A sum_k = static_cast<A>(G::reduce(k_sum, Sum{}));
+    double h = 0;
+    for (int64_t c = G::rank(); c < C; c += G::kSize) {
       const int64_t at = sample.at(c);
       const A log_p = log_probability(static_cast<A>(x[at]), m, l), p = std::exp(log_p);
       const A uc = at_or_zero(u, at), slope = sample.q_slope(c), k = slope * at_or_zero(v, at);
       h += uc * (a * p - sample.q(c));
       if (v) h -= k * log_p;
-      gx[at] = T(g * (a * p * (uc - r) + p * k_sum - k));
+      gx[at] = T(g * (a * p * (uc - r) + p * sum_k - k));
       if (gt) gt[at] = T(g * slope * (r - uc));
     }
     h = G::reduce(h, Sum{});
     if (G::rank() != 0) continue;
-    if (reduction == Reduction::none) gdy[s] = T(h / *norm);
-    gdy_sum += static_cast<double>(h);
+    if (sample.ignored()) h = 0;  // even where its logits are not finite
+    if (reduction == Reduction::none) gdy[s] = T(static_cast<A>(h) / *norm);
+    gdy_sum += h;
   }
   if (reduction != Reduction::none) store_partial(partials, gdy_sum);
 }

@@ -26,7 +26,7 @@ __device__ void update_range(const SgdTensor& tensor, int64_t begin, int64_t end
                              const SgdRule<acc_t<T>>& rule, const float* grad_scale) {
   using A = acc_t<T>;
   using P = Pack<T, kWidth>;
-  const bool has_momentum = rule.momentum != A(0);
+  const bool has_momentum = rule.has_momentum;
   const A scale = grad_scale ? static_cast<A>(*grad_scale) : A(1);
   for (int64_t i = begin + static_cast<int64_t>(threadIdx.x) * kWidth; i < end;
        i += kThreads * kWidth) {

@@ -20,11 +20,32 @@ std::string show_device(const Tensor& t) {
 
 const char* show_dtype(ScalarType dtype) {
   switch (dtype) {
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Half: return "float16";
-    default: return torch::headeronly::toString(dtype);
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Char:
+      return "int8";
+    case ScalarType::Short:
+      return "int16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::ComplexFloat:
+      return "complex64";
+    case ScalarType::ComplexDouble:
+      return "complex128";
+    default:
+      return torch::headeronly::toString(dtype);
   }
 }
 
@@ -39,24 +60,32 @@ void check_dense(const Tensor& t, const char* name) {
 
 DType check_floating(const Tensor& t, const char* name) {
   check_dense(t, name);
-  GDEXT_CHECK(t.is_cpu() || t.is_cuda(), name, ": wanted a tensor on cpu or cuda, got ", show_device(t));
+  GDEXT_CHECK(t.is_cpu() || t.is_cuda(), name, ": wanted a tensor on cpu or cuda, got ",
+              show_device(t));
   switch (t.scalar_type()) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::BFloat16: return DType::bf16;
-    case ScalarType::Half: return DType::f16;
+    case ScalarType::Float:
+      return DType::f32;
+    case ScalarType::Double:
+      return DType::f64;
+    case ScalarType::BFloat16:
+      return DType::bf16;
+    case ScalarType::Half:
+      return DType::f16;
     default:
-      throw std::runtime_error(message(name, ": wanted dtype float32, float64, bfloat16 or float16, got ",
+      throw std::runtime_error(message(name,
+                                       ": wanted dtype float32, float64, bfloat16 or float16, got ",
                                        show_dtype(t.scalar_type())));
   }
 }
 
 void check_like(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
   check_dense(t, name);
-  GDEXT_CHECK(t.scalar_type() == like.scalar_type(), name, ": wanted dtype ", show_dtype(like.scalar_type()),
-              " (that of ", like_name, "), got ", show_dtype(t.scalar_type()));
+  GDEXT_CHECK(t.scalar_type() == like.scalar_type(), name, ": wanted dtype ",
+              show_dtype(like.scalar_type()), " (that of ", like_name, "), got ",
+              show_dtype(t.scalar_type()));
   GDEXT_CHECK(t.is_cpu() == like.is_cpu() && t.get_device_index() == like.get_device_index(), name,
-              ": wanted device ", show_device(like), " (that of ", like_name, "), got ", show_device(t));
+              ": wanted device ", show_device(like), " (that of ", like_name, "), got ",
+              show_device(t));
 }
 
 void check_shape(const Tensor& t, const char* name, Sizes wanted, const char* why) {
@@ -67,8 +96,9 @@ void check_shape(const Tensor& t, const char* name, Sizes wanted, const char* wh
 }
 
 Activation check_activation(int64_t activation) {
-  GDEXT_CHECK_VALUE(activation >= 0 && activation < kActivations, "activation: wanted a number from 0 to ",
-                    kActivations - 1, ", got ", activation);
+  GDEXT_CHECK_VALUE(activation >= 0 && activation < kActivations,
+                    "activation: wanted a number from 0 to ", kActivations - 1, ", got ",
+                    activation);
   return static_cast<Activation>(activation);
 }
 
@@ -100,7 +130,9 @@ ScalarType accumulation_dtype(const Tensor& t) {
 
 Tensor workspace(const Tensor& like) { return empty({kWorkspace}, ScalarType::Double, like); }
 
-Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+Tensor as_contiguous(const Tensor& t) {
+  return t.is_contiguous() ? t : torch::stable::contiguous(t);
+}
 
 int64_t leading(const Tensor& t) {
   const Sizes sizes = t.sizes();

@@ -1,8 +1,9 @@
 // Checks of tensors and messages about them, for every op and both devices.
 //
-// A message names the argument, what was wanted and what was given. GDEXT_CHECK throws what Python sees as
-// a RuntimeError, GDEXT_CHECK_VALUE a ValueError. Nothing is left for the ATen calls below to complain
-// about: an error that crosses LibTorch's C interface comes with a C++ backtrace on stderr.
+// A message names the argument, what was wanted and what was given. GDEXT_CHECK throws what Python
+// sees as a RuntimeError, GDEXT_CHECK_VALUE a ValueError. Nothing is left for the ATen calls below
+// to complain about: an error that crosses LibTorch's C interface comes with a C++ backtrace on
+// stderr.
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
@@ -50,7 +51,9 @@ Reduction check_reduction(int64_t reduction);
 
 // An uninitialised contiguous tensor on the device of `like`.
 Tensor empty(Sizes sizes, ScalarType dtype, const Tensor& like);
-inline Tensor empty(Sizes sizes, const Tensor& like) { return empty(sizes, like.scalar_type(), like); }
+inline Tensor empty(Sizes sizes, const Tensor& like) {
+  return empty(sizes, like.scalar_type(), like);
+}
 // What stands in for an output that was not wanted.
 inline Tensor nothing(const Tensor& like) { return empty({0}, like); }
 // float64 for float64, else float32: what acc_t<T> is.
@@ -61,10 +64,13 @@ Tensor workspace(const Tensor& like);
 // `t` itself if it is contiguous, else a copy that is.
 Tensor as_contiguous(const Tensor& t);
 inline const void* data(const Tensor& t) { return t.const_data_ptr(); }
-inline const void* data(const std::optional<Tensor>& t) { return t ? t->const_data_ptr() : nullptr; }
+inline const void* data(const std::optional<Tensor>& t) {
+  return t ? t->const_data_ptr() : nullptr;
+}
 
-// t of shape [*, columns] as a matrix [rows, columns]: a view of its memory where the leading dimensions
-// fold into one stride, else of a contiguous copy, which then replaces `t` to stay alive.
+// t of shape [*, columns] as a matrix [rows, columns]: a view of its memory where the leading
+// dimensions fold into one stride, else of a contiguous copy, which then replaces `t` to stay
+// alive.
 Matrix as_matrix(Tensor& t);
 // The product of the leading dimensions.
 int64_t leading(const Tensor& t);

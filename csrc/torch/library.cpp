@@ -1,5 +1,6 @@
-// Every schema and registration of the library `gdext`: torch.ops.gdext.*. The same functions serve both
-// devices; the sparse keys are there so that a sparse tensor meets our checks and not the dispatcher's list.
+// Every schema and registration of the library `gdext`: torch.ops.gdext.*. The same functions serve
+// both devices; the sparse keys are there so that a sparse tensor meets our checks and not the
+// dispatcher's list.
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/kernels.h"
@@ -9,10 +10,9 @@ namespace {
 
 // torch.ops.gdext._build_config(): what gdext.build_info() reports, as JSON.
 std::string build_config() {
-  return gdext::message(
-      "{\"version\": \"", GDEXT_VERSION, "\", \"built_with_torch\": \"", GDEXT_BUILT_WITH_TORCH,
-      "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION, "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS,
-      "\"}");
+  return gdext::message("{\"version\": \"", GDEXT_VERSION, "\", \"built_with_torch\": \"",
+                        GDEXT_BUILT_WITH_TORCH, "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION,
+                        "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS, "\"}");
 }
 
 std::string cpu_isas() { return gdext::cpu::compiled_isas(); }
@@ -35,32 +35,39 @@ void register_kernels(torch::stable::detail::StableLibrary& m) {
 }  // namespace
 
 STABLE_TORCH_LIBRARY(gdext, m) {
-  m.def("linear(Tensor x, Tensor weight, Tensor? bias, int activation, bool want_z) -> (Tensor y, Tensor z)");
   m.def(
-      "linear_backward(Tensor dy, Tensor? saved, Tensor x, Tensor weight, int activation, bool[] wanted)"
-      " -> (Tensor dx, Tensor dw, Tensor db)");
+      "linear(Tensor x, Tensor weight, Tensor? bias, int activation, bool want_z)"
+      " -> (Tensor y, Tensor z)");
+  m.def(
+      "linear_backward(Tensor dy, Tensor? saved, Tensor x, Tensor weight, int activation,"
+      " bool[] wanted) -> (Tensor dx, Tensor dw, Tensor db)");
   m.def(
       "activation_double_backward(Tensor q, Tensor dy, Tensor saved, int activation)"
       " -> (Tensor gdy, Tensor gz, Tensor dz)");
-  m.def("mse(Tensor x, Tensor target, Tensor? weight, int reduction) -> (Tensor loss, Tensor norm)");
-  m.def("mse_backward(Tensor dy, Tensor x, Tensor target, Tensor? weight, Tensor norm) -> Tensor");
   m.def(
-      "mse_double_backward(Tensor u, Tensor dy, Tensor x, Tensor target, Tensor? weight, Tensor norm,"
-      " int reduction) -> (Tensor gdy, Tensor gx)");
+      "mse(Tensor x, Tensor target, Tensor? weight, int reduction)"
+      " -> (Tensor loss, Tensor norm)");
+  m.def(
+      "mse_backward(Tensor dy, Tensor x, Tensor target, Tensor? weight, Tensor norm)"
+      " -> Tensor");
+  m.def(
+      "mse_double_backward(Tensor u, Tensor dy, Tensor x, Tensor target, Tensor? weight,"
+      " Tensor norm, int reduction) -> (Tensor gdy, Tensor gx)");
   m.def(
       "cross_entropy(Tensor x, Tensor target, Tensor? weight, int reduction, int ignore_index,"
       " float label_smoothing) -> (Tensor loss, Tensor stats, Tensor norm)");
   m.def(
-      "cross_entropy_backward(Tensor dy, Tensor x, Tensor target, Tensor? weight, Tensor stats, Tensor norm,"
-      " int ignore_index, float label_smoothing, bool[] wanted) -> (Tensor dx, Tensor dt)");
+      "cross_entropy_backward(Tensor dy, Tensor x, Tensor target, Tensor? weight, Tensor stats,"
+      " Tensor norm, int ignore_index, float label_smoothing, bool[] wanted)"
+      " -> (Tensor dx, Tensor dt)");
   m.def(
-      "cross_entropy_double_backward(Tensor? u, Tensor? v, Tensor dy, Tensor x, Tensor target, Tensor? weight,"
-      " Tensor stats, Tensor norm, int reduction, int ignore_index, float label_smoothing, bool want_gt)"
-      " -> (Tensor gdy, Tensor gx, Tensor gt)");
+      "cross_entropy_double_backward(Tensor? u, Tensor? v, Tensor dy, Tensor x, Tensor target,"
+      " Tensor? weight, Tensor stats, Tensor norm, int reduction, int ignore_index,"
+      " float label_smoothing, bool want_gt) -> (Tensor gdy, Tensor gx, Tensor gt)");
   m.def(
-      "sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, bool[] first, *, float lr,"
-      " Tensor? lr_tensor, float momentum, float dampening, float weight_decay, bool nesterov, bool maximize,"
-      " Tensor? grad_scale, Tensor? found_inf) -> ()");
+      "sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, bool[] first,"
+      " *, float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay,"
+      " bool nesterov, bool maximize, Tensor? grad_scale, Tensor? found_inf) -> ()");
   m.def("_build_config() -> str");
   m.def("_cpu_isas() -> str");
   m.def("_cpu_isa_in_use() -> str");

@@ -11,11 +11,13 @@ namespace {
 DType check_linear(const Tensor& x, const Tensor& weight) {
   const DType dtype = check_floating(x, "input");
   check_like(weight, "weight", x, "input");
-  GDEXT_CHECK(weight.dim() == 2, "weight: wanted shape [out_features, in_features], got ", show(weight.sizes()));
-  GDEXT_CHECK(x.dim() >= 1, "input: wanted at least 1 dimension, [*, in_features], got a 0-dimensional tensor");
+  GDEXT_CHECK(weight.dim() == 2, "weight: wanted shape [out_features, in_features], got ",
+              show(weight.sizes()));
+  GDEXT_CHECK(x.dim() >= 1,
+              "input: wanted at least 1 dimension, [*, in_features], got a 0-dimensional tensor");
   const int64_t I = weight.size(1);
-  GDEXT_CHECK(x.size(x.dim() - 1) == I, "input: wanted last dimension ", I, " (in_features of weight ",
-              show(weight.sizes()), "), got shape ", show(x.sizes()));
+  GDEXT_CHECK(x.size(x.dim() - 1) == I, "input: wanted last dimension ", I,
+              " (in_features of weight ", show(weight.sizes()), "), got shape ", show(x.sizes()));
   return dtype;
 }
 
@@ -42,14 +44,23 @@ std::tuple<Tensor, Tensor> linear(Tensor x, Tensor weight, OptionalTensor bias, 
   Tensor y = empty(shape, x);
   const bool save = want_z && saves_z(f);
   Tensor z = save ? empty(shape, x) : nothing(x);
-  const LinearArgs args{dtype, f, leading(x), I, O, as_matrix(x), as_matrix(weight),
-                        data(bias), y.mutable_data_ptr(), save ? z.mutable_data_ptr() : nullptr};
+  const LinearArgs args{dtype,
+                        f,
+                        leading(x),
+                        I,
+                        O,
+                        as_matrix(x),
+                        as_matrix(weight),
+                        data(bias),
+                        y.mutable_data_ptr(),
+                        save ? z.mutable_data_ptr() : nullptr};
   GDEXT_RUN(x, linear, args);
   return {y, z};
 }
 
-std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved, Tensor x, Tensor weight,
-                                                   int64_t activation, std::vector<bool> wanted) {
+std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved, Tensor x,
+                                                   Tensor weight, int64_t activation,
+                                                   std::vector<bool> wanted) {
   const DType dtype = check_linear(x, weight);
   const Activation f = check_activation(activation);
   const int64_t O = weight.size(0), I = weight.size(1);
@@ -70,9 +81,21 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor sav
   Tensor dx = wanted[0] ? empty(x.sizes(), x) : nothing(x);
   Tensor dw = wanted[1] ? empty(weight.sizes(), x) : nothing(x);
   Tensor db = wanted[2] ? empty({O}, x) : nothing(x);
-  const auto out = [](bool given, const Tensor& t) { return given ? t.mutable_data_ptr() : nullptr; };
-  const LinearBackwardArgs args{dtype, f, leading(x), I, O, as_matrix(dy), s, as_matrix(x), as_matrix(weight),
-                                out(saved.has_value(), dz), out(wanted[0], dx), out(wanted[1], dw),
+  const auto out = [](bool given, const Tensor& t) {
+    return given ? t.mutable_data_ptr() : nullptr;
+  };
+  const LinearBackwardArgs args{dtype,
+                                f,
+                                leading(x),
+                                I,
+                                O,
+                                as_matrix(dy),
+                                s,
+                                as_matrix(x),
+                                as_matrix(weight),
+                                out(saved.has_value(), dz),
+                                out(wanted[0], dx),
+                                out(wanted[1], dw),
                                 out(wanted[2], db)};
   GDEXT_RUN(x, linear_backward, args);
   return {dx, dw, db};
@@ -89,9 +112,15 @@ std::tuple<Tensor, Tensor, Tensor> activation_double_backward(Tensor q, Tensor d
   dy = as_contiguous(dy);
   saved = as_contiguous(saved);
   Tensor gdy = empty(q.sizes(), q), gz = empty(q.sizes(), q), dz = empty(q.sizes(), q);
-  const ActivationDoubleBackwardArgs args{
-      dtype, check_activation(activation), q.numel(), data(q), data(dy), data(saved),
-      gdy.mutable_data_ptr(), gz.mutable_data_ptr(), dz.mutable_data_ptr()};
+  const ActivationDoubleBackwardArgs args{dtype,
+                                          check_activation(activation),
+                                          q.numel(),
+                                          data(q),
+                                          data(dy),
+                                          data(saved),
+                                          gdy.mutable_data_ptr(),
+                                          gz.mutable_data_ptr(),
+                                          dz.mutable_data_ptr()};
   GDEXT_RUN(q, activation_double_backward, args);
   return {gdy, gz, dz};
 }

@@ -31,7 +31,8 @@ struct OutputGradient {
   Tensor dy;
   int64_t stride;
 
-  OutputGradient(const Tensor& dy_, const MseTensors& in) : dy(dy_), stride(dy_.dim() == 0 ? 0 : 1) {
+  OutputGradient(const Tensor& dy_, const MseTensors& in)
+      : dy(dy_), stride(dy_.dim() == 0 ? 0 : 1) {
     check_like(dy, "dy", in.x, "input");
     if (stride) check_shape(dy, "dy", in.x.sizes(), "that of input");
     dy = as_contiguous(dy);
@@ -46,8 +47,14 @@ std::tuple<Tensor, Tensor> mse(Tensor x, Tensor target, OptionalTensor weight, i
   const Reduction reduce = check_reduction(reduction);
   Tensor loss = reduce == Reduction::none ? empty(in.x.sizes(), in.x) : empty({}, in.x);
   Tensor norm = empty({}, accumulation_dtype(in.x), in.x), sums = workspace(in.x);
-  const MseArgs args{in.dtype, reduce, in.x.numel(), data(in.x), data(in.target), data(in.weight),
-                     loss.mutable_data_ptr(), norm.mutable_data_ptr(),
+  const MseArgs args{in.dtype,
+                     reduce,
+                     in.x.numel(),
+                     data(in.x),
+                     data(in.target),
+                     data(in.weight),
+                     loss.mutable_data_ptr(),
+                     norm.mutable_data_ptr(),
                      static_cast<double*>(sums.mutable_data_ptr())};
   GDEXT_RUN(in.x, mse, args);
   return {loss, norm};
@@ -58,14 +65,16 @@ Tensor mse_backward(Tensor dy, Tensor x, Tensor target, OptionalTensor weight, T
   const OutputGradient out(dy, in);
   check_norm(norm);
   Tensor dx = empty(in.x.sizes(), in.x);
-  const MseBackwardArgs args{in.dtype, in.x.numel(), data(out.dy), out.stride, data(in.x), data(in.target),
-                             data(in.weight), data(norm), dx.mutable_data_ptr()};
+  const MseBackwardArgs args{in.dtype,        in.x.numel(), data(out.dy),
+                             out.stride,      data(in.x),   data(in.target),
+                             data(in.weight), data(norm),   dx.mutable_data_ptr()};
   GDEXT_RUN(in.x, mse_backward, args);
   return dx;
 }
 
 std::tuple<Tensor, Tensor> mse_double_backward(Tensor u, Tensor dy, Tensor x, Tensor target,
-                                               OptionalTensor weight, Tensor norm, int64_t reduction) {
+                                               OptionalTensor weight, Tensor norm,
+                                               int64_t reduction) {
   const MseTensors in(x, target, weight);
   const OutputGradient out(dy, in);
   check_norm(norm);
@@ -75,9 +84,18 @@ std::tuple<Tensor, Tensor> mse_double_backward(Tensor u, Tensor dy, Tensor x, Te
   const Reduction reduce = check_reduction(reduction);
   Tensor gdy = reduce == Reduction::none ? empty(in.x.sizes(), in.x) : empty({}, in.x);
   Tensor gx = empty(in.x.sizes(), in.x), sums = workspace(in.x);
-  const MseDoubleBackwardArgs args{in.dtype, reduce, in.x.numel(), data(u), data(out.dy), out.stride,
-                                   data(in.x), data(in.target), data(in.weight), data(norm),
-                                   gdy.mutable_data_ptr(), gx.mutable_data_ptr(),
+  const MseDoubleBackwardArgs args{in.dtype,
+                                   reduce,
+                                   in.x.numel(),
+                                   data(u),
+                                   data(out.dy),
+                                   out.stride,
+                                   data(in.x),
+                                   data(in.target),
+                                   data(in.weight),
+                                   data(norm),
+                                   gdy.mutable_data_ptr(),
+                                   gx.mutable_data_ptr(),
                                    static_cast<double*>(sums.mutable_data_ptr())};
   GDEXT_RUN(in.x, mse_double_backward, args);
   return {gdy, gx};

@@ -1,5 +1,5 @@
-// The ops that library.cpp registers, one .cpp each (linear.cpp, mse.cpp, cross_entropy.cpp, sgd.cpp).
-// What they compute stands in csrc/contract; the schemas in library.cpp.
+// The ops that library.cpp registers, one .cpp each (linear.cpp, mse.cpp, cross_entropy.cpp,
+// sgd.cpp). What they compute stands in csrc/contract; the schemas in library.cpp.
 #pragma once
 #include <tuple>
 
@@ -11,29 +11,34 @@ using OptionalTensor = std::optional<Tensor>;
 
 std::tuple<Tensor, Tensor> linear(Tensor x, Tensor weight, OptionalTensor bias, int64_t activation,
                                   bool want_z);
-std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved, Tensor x, Tensor weight,
-                                                   int64_t activation, std::vector<bool> wanted);
+std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved, Tensor x,
+                                                   Tensor weight, int64_t activation,
+                                                   std::vector<bool> wanted);
 std::tuple<Tensor, Tensor, Tensor> activation_double_backward(Tensor q, Tensor dy, Tensor saved,
                                                               int64_t activation);
 
 std::tuple<Tensor, Tensor> mse(Tensor x, Tensor target, OptionalTensor weight, int64_t reduction);
 Tensor mse_backward(Tensor dy, Tensor x, Tensor target, OptionalTensor weight, Tensor norm);
 std::tuple<Tensor, Tensor> mse_double_backward(Tensor u, Tensor dy, Tensor x, Tensor target,
-                                               OptionalTensor weight, Tensor norm, int64_t reduction);
+                                               OptionalTensor weight, Tensor norm,
+                                               int64_t reduction);
 
 std::tuple<Tensor, Tensor, Tensor> cross_entropy(Tensor x, Tensor target, OptionalTensor weight,
                                                  int64_t reduction, int64_t ignore_index,
                                                  double label_smoothing);
-std::tuple<Tensor, Tensor> cross_entropy_backward(Tensor dy, Tensor x, Tensor target, OptionalTensor weight,
-                                                  Tensor stats, Tensor norm, int64_t ignore_index,
-                                                  double label_smoothing, std::vector<bool> wanted);
+std::tuple<Tensor, Tensor> cross_entropy_backward(Tensor dy, Tensor x, Tensor target,
+                                                  OptionalTensor weight, Tensor stats, Tensor norm,
+                                                  int64_t ignore_index, double label_smoothing,
+                                                  std::vector<bool> wanted);
 std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
     OptionalTensor u, OptionalTensor v, Tensor dy, Tensor x, Tensor target, OptionalTensor weight,
-    Tensor stats, Tensor norm, int64_t reduction, int64_t ignore_index, double label_smoothing, bool want_gt);
+    Tensor stats, Tensor norm, int64_t reduction, int64_t ignore_index, double label_smoothing,
+    bool want_gt);
 
 void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
           const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
           const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
-          bool nesterov, bool maximize, const OptionalTensor& grad_scale, const OptionalTensor& found_inf);
+          bool nesterov, bool maximize, const OptionalTensor& grad_scale,
+          const OptionalTensor& found_inf);
 
 }  // namespace gdext

@@ -31,7 +31,8 @@ struct Kind {
 };
 
 void check_number(const char* name, double value) {
-  GDEXT_CHECK_VALUE(std::isfinite(value) && value >= 0, name, ": wanted a finite number >= 0, got ", value);
+  GDEXT_CHECK_VALUE(std::isfinite(value) && value >= 0, name, ": wanted a finite number >= 0, got ",
+                    value);
 }
 
 void check_options(double momentum, double dampening, double weight_decay, bool nesterov) {
@@ -111,7 +112,8 @@ void check_apart(const std::vector<Tensor>& params) {
     const int64_t bytes = params[i].numel() * static_cast<int64_t>(params[i].element_size());
     if (bytes) spans.push_back({begin, begin + bytes, i});
   }
-  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::sort(spans.begin(), spans.end(),
+            [](const Span& a, const Span& b) { return a.begin < b.begin; });
   for (size_t s = 1; s < spans.size(); ++s) {
     const auto [low, high] = std::minmax(spans[s - 1].i, spans[s].i);
     GDEXT_CHECK(spans[s - 1].end <= spans[s].begin, at("params", high),
@@ -119,7 +121,8 @@ void check_apart(const std::vector<Tensor>& params) {
   }
 }
 
-// The copies that stand in for tensors whose memory the kernel cannot walk as it walks its parameter's.
+// The copies that stand in for tensors whose memory the kernel cannot walk as it walks its
+// parameter's.
 class Copies {
  public:
   // A tensor with t's values and the places of `like`.
@@ -143,10 +146,13 @@ class Copies {
   std::vector<Copy> copies_;
 };
 
-// The copies are no part of any graph, and a parameter is a leaf that autograd would refuse to write to.
+// The copies are no part of any graph, and a parameter is a leaf that autograd would refuse to
+// write to.
 class NoGrad {
  public:
-  NoGrad() : enabled_(aoti_torch_grad_mode_is_enabled()) { aoti_torch_grad_mode_set_enabled(false); }
+  NoGrad() : enabled_(aoti_torch_grad_mode_is_enabled()) {
+    aoti_torch_grad_mode_set_enabled(false);
+  }
   ~NoGrad() { aoti_torch_grad_mode_set_enabled(enabled_); }
   NoGrad(const NoGrad&) = delete;
   NoGrad& operator=(const NoGrad&) = delete;
@@ -189,7 +195,8 @@ double read_number(const Tensor& t) {
 void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
           const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
           const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
-          bool nesterov, bool maximize, const OptionalTensor& grad_scale, const OptionalTensor& found_inf) {
+          bool nesterov, bool maximize, const OptionalTensor& grad_scale,
+          const OptionalTensor& found_inf) {
   const size_t count = params.size(), buffers = momentum != 0 ? count : 0;
   check_options(momentum, dampening, weight_decay, nesterov);
   const char* per_param = "one for each of params";
@@ -219,7 +226,7 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
   bool lr_on_device = lr_tensor && lr_tensor->is_cuda();
   for (const Group& group : groups) lr_on_device = lr_on_device && group.like->is_cuda();
   if (lr_tensor && !lr_on_device) lr = read_number(*lr_tensor);
-  if (!lr_on_device) check_number("lr", lr);
+  GDEXT_CHECK_VALUE(lr_on_device || std::isfinite(lr), "lr: wanted a finite number, got ", lr);
 
   const NoGrad no_grad;
   Copies copies;
@@ -240,9 +247,17 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
     if (found_inf) group.found_inf = number_on(*found_inf, ScalarType::Float, *group.like);
   }
   for (const Group& group : groups) {
-    const SgdArgs args{group.dtype, group.tensors.data(), static_cast<int64_t>(group.tensors.size()), lr,
-                       static_cast<const double*>(data(group.lr)), momentum, dampening, weight_decay,
-                       nesterov, maximize, static_cast<const float*>(data(group.grad_scale)),
+    const SgdArgs args{group.dtype,
+                       group.tensors.data(),
+                       static_cast<int64_t>(group.tensors.size()),
+                       lr,
+                       static_cast<const double*>(data(group.lr)),
+                       momentum,
+                       dampening,
+                       weight_decay,
+                       nesterov,
+                       maximize,
+                       static_cast<const float*>(data(group.grad_scale)),
                        static_cast<const float*>(data(group.found_inf))};
     GDEXT_RUN(*group.like, sgd, args);
   }

@@ -1,5 +1,5 @@
-"""cross_entropy: C = -sum_c q_c log p_c per sample, reduced, and its two backward passes. The maths:
-csrc/contract/cross_entropy.h.
+"""cross_entropy: C = -sum_c q_c log p_c per sample, reduced, and its two backward passes. The
+maths: csrc/contract/cross_entropy.h.
 
 Letters: N batch, C classes, d1... further dimensions of the samples.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from gdext._autograd.checks import check_devices
 from gdext._autograd.mse import NONE, accumulation_dtype
 
 _cross_entropy = torch.ops.gdext.cross_entropy.default
@@ -34,6 +35,7 @@ def _(
     ignore_index: int,
     label_smoothing: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight)
     samples = _sample_shape(x)
     accumulated = accumulation_dtype(x)
     return (
@@ -55,6 +57,7 @@ def _(
     label_smoothing: float,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight, dy=dy, stats=stats, norm=norm)
     dx, dt = (x.new_empty(x.shape if want else (0,)) for want in wanted)
     return dx, dt
 
@@ -74,12 +77,14 @@ def _(
     label_smoothing: float,
     want_gt: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight, u=u, v=v, dy=dy, stats=stats, norm=norm)
     gdy = x.new_empty(_sample_shape(x) if reduction == NONE else ())
     return gdy, x.new_empty(x.shape), x.new_empty(x.shape if want_gt else (0,))
 
 
 class CrossEntropy(Function):
-    """(x, target, weight or None, reduction, ignore_index, label_smoothing) -> loss, stats, norm."""
+    """(x, target, weight or None, reduction, ignore_index, label_smoothing) -> loss, stats,
+    norm."""
 
     @staticmethod
     def forward(
@@ -151,7 +156,5 @@ class CrossEntropyBackward(Function):
     @once_differentiable
     def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
         _, need_x, need_t, *_ = ctx.needs_input_grad
-        gdy, gx, gt = _cross_entropy_double_backward(
-            u, v, *ctx.saved_tensors, *ctx.options, need_t
-        )
+        gdy, gx, gt = _cross_entropy_double_backward(u, v, *ctx.saved_tensors, *ctx.options, need_t)
         return gdy, gx if need_x else None, gt if need_t else None, *(None,) * 7

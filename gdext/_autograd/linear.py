@@ -1,4 +1,5 @@
-"""linear: y = f(x w^T + b), its backward, and the backward of that. The maths: csrc/contract/linear.h.
+"""linear: y = f(x w^T + b), its backward, and the backward of that. The maths:
+csrc/contract/linear.h.
 
 Letters: B batch, I in_features, O out_features; ``[*, I]`` stands for any leading dimensions.
 """
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from gdext._autograd.checks import check_devices
 
 # The order is csrc/common/activation.h's.
 ACTIVATIONS = (
@@ -42,6 +45,7 @@ _activation_double_backward = torch.ops.gdext.activation_double_backward.default
 def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, want_z: bool
 ) -> tuple[Tensor, Tensor]:
+    check_devices(x, weight=weight, bias=bias)
     shape = (*x.shape[:-1], weight.shape[0])
     z_shape = shape if want_z and activation in SAVES_Z else (0,)
     return x.new_empty(shape), x.new_empty(z_shape)
@@ -56,6 +60,7 @@ def _(
     activation: int,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(x, weight=weight, dy=dy, saved=saved)
     shapes = (x.shape, weight.shape, weight.shape[:1])
     dx, dw, db = (
         x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)
@@ -65,6 +70,7 @@ def _(
 
 @torch.library.register_fake("gdext::activation_double_backward")
 def _(q: Tensor, dy: Tensor, saved: Tensor, activation: int) -> tuple[Tensor, Tensor, Tensor]:
+    check_devices(q, dy=dy, saved=saved)
     return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
 
 
@@ -110,8 +116,8 @@ class Linear(Function):
 class LinearBackward(Function):
     """(dy [*, O], saved, x [*, I], weight [O, I], bias, activation, wanted) -> dx, dw, db.
 
-    ``saved`` depends on x, weight and bias. Its part in the second derivative is given to them and not
-    to it, which is why bias is an argument although dx, dw and db are computed without it.
+    ``saved`` depends on x, weight and bias. Its part in the second derivative is given to them and
+    not to it, which is why bias is an argument although dx, dw and db are computed without it.
     """
 
     @staticmethod
@@ -150,7 +156,8 @@ class LinearBackward(Function):
             grads = _linear_backward(gz, None, x, weight, IDENTITY, [need_x, need_w, need_b])
             gx, gw, gb = grads[0] if need_x else None, grads[1] if need_w else None, grads[2]
 
-        # through the products: S = <u, dz w> + <v, dz^T x>, so x's gradient is dz v, weight's dz^T u
+        # through the products: S = <u, dz w> + <v, dz^T x>, so x's gradient is dz v, weight's dz^T
+        # u
         through_v, through_u = need_x and v is not None, need_w and u is not None
         if through_v or through_u:
             dz_v, dz_u, _ = _linear_backward(

@@ -1,4 +1,5 @@
-"""mse: C = sum_i w_i (x_i - t_i)^2 / norm and its two backward passes. The maths: csrc/contract/mse.h."""
+"""mse: C = sum_i w_i (x_i - t_i)^2 / norm and its two backward passes. The maths:
+csrc/contract/mse.h."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+
+from gdext._autograd.checks import check_devices
 
 NONE = 0
 
@@ -23,12 +26,14 @@ def accumulation_dtype(x: Tensor) -> torch.dtype:
 
 @torch.library.register_fake("gdext::mse")
 def _(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int) -> tuple[Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight)
     loss = x.new_empty(x.shape if reduction == NONE else ())
     return loss, x.new_empty((), dtype=accumulation_dtype(x))
 
 
 @torch.library.register_fake("gdext::mse_backward")
 def _(dy: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, norm: Tensor) -> Tensor:
+    check_devices(x, target=target, weight=weight, dy=dy, norm=norm)
     return x.new_empty(x.shape)
 
 
@@ -42,6 +47,7 @@ def _(
     norm: Tensor,
     reduction: int,
 ) -> tuple[Tensor, Tensor]:
+    check_devices(x, target=target, weight=weight, u=u, dy=dy, norm=norm)
     return x.new_empty(x.shape if reduction == NONE else ()), x.new_empty(x.shape)
 
 
