@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sgd import assert_unchanged, make_gradients, make_params, run, set_gradients, snapshot
+from sgd import assert_unchanged, clone_params, make_gradients, make_params, run, set_gradients, snapshot
 from torch import nn
 
 import gdext
@@ -66,11 +66,12 @@ def test_bad_numbers_in_a_later_group(device, name, value, text):
 def test_schedule_below_zero(device):
     """torch checks lr's sign when it is given and not at each step; so a cosine may end at
     -1e-18."""
-    params, peers = make_params(device), make_params(device)
+    params = make_params(device)
+    peers, gradients = clone_params(params), make_gradients(params, 1)
     for kind, own in ((gdext.optim.SGD, params), (torch.optim.SGD, peers)):
         optimizer = kind(own, 0.5)
         optimizer.param_groups[0]["lr"] = -0.25
-        run(optimizer, own, make_gradients(own, 1))
+        run(optimizer, own, gradients)
     for got, want in zip(params, peers, strict=True):
         torch.testing.assert_close(got, want)
 

@@ -14,7 +14,8 @@
 //   dz  = dy f'(z)       the first backward's dz once more
 //
 // Letters: B batch, I in_features, O out_features. 16-bit types accumulate in float32 and are
-// rounded once, when stored. Every output is overwritten. Sizes may be 0: an empty sum is 0.
+// rounded once, when stored; dz, which is not stored, stays in float32. Every output is
+// overwritten. Sizes may be 0: an empty sum is 0.
 #pragma once
 #include "contract/common.h"
 
@@ -39,7 +40,7 @@ struct LinearBackwardArgs {
   Matrix s;   // [B,O] what the activation saved (saves_z); data null for identity
   Matrix x;   // [B,I] read for dw only
   Matrix w;   // [O,I] read for dx only
-  void* dz;   // [B,O] contiguous, workspace; null for identity, where dz is dy
+  void* dz;   // [B,O] contiguous, acc_t of dtype, workspace; null for identity, where dz is dy
   void* dx;   // [B,I] contiguous, out; null if not wanted
   void* dw;   // [O,I] contiguous, out; null if not wanted
   void* db;   // [O] out; null if not wanted

@@ -78,10 +78,17 @@ inline void cross_entropy(const CrossEntropyArgs& args) {
         const CrossEntropySample<T> sample(args.target, args.x, args.C, args.D, s);
         A max = -std::numeric_limits<A>::infinity();
         for (int64_t c = 0; c < args.C; ++c) max = std::max(max, sample.logit(c));
-        Sum sum;
-        for (int64_t c = 0; c < args.C; ++c) sum += std::exp(sample.logit(c) - max);
+        Sum rest;
+        double ties = 0;
+        for (int64_t c = 0; c < args.C; ++c) {
+          const A x = sample.logit(c);
+          if (x == max)
+            ++ties;
+          else
+            rest += std::exp(x - max);
+        }
         m[s] = max;
-        l[s] = static_cast<A>(std::log(static_cast<double>(sum)));
+        l[s] = static_cast<A>(log_sum_exp(max, ties, rest));
       }
     });
 

@@ -72,8 +72,8 @@ struct Gemm {
   }
 
   // Calls epilogue(m, n, count, values) once for each row m and segment [n, n + count) of C.
-  template <class T, class Epilogue>
-  static void run(int64_t M, int64_t N, int64_t K, const Operand<T>& a, const Operand<T>& b,
+  template <class TA, class TB, class Epilogue>
+  static void run(int64_t M, int64_t N, int64_t K, const Operand<TA>& a, const Operand<TB>& b,
                   const Epilogue& epilogue) {
     if (M == 0 || N == 0) return;
     const auto round_up = [](int64_t n, int64_t to) { return (n + to - 1) / to * to; };

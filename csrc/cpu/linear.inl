@@ -36,22 +36,23 @@ template <class T>
 void make_dz(const LinearBackwardArgs& args) {
   using A = acc_t<T>;
   const auto dy = rows_of<T>(args.dy), s = rows_of<T>(args.s);
-  T* dz = static_cast<T*>(args.dz);
+  A* dz = static_cast<A*>(args.dz);
   const int64_t grain = std::max<int64_t>(kElementwiseGrain / std::max<int64_t>(args.O, 1), 1);
   with_activation(args.activation, [&](auto activation) {
     parallel_for(0, args.B, grain, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
         for (int64_t o = 0; o < args.O; ++o)
-          dz[b * args.O + o] = static_cast<T>(activation_backward<activation.value>(
+          dz[b * args.O + o] = activation_backward<activation.value>(
               static_cast<A>(dy.data[b * dy.stride + o * dy.k_stride]),
-              static_cast<A>(s.data[b * s.stride + o * s.k_stride])));
+              static_cast<A>(s.data[b * s.stride + o * s.k_stride]));
     });
   });
 }
 
 // db = sum_b dz[b,:], in float64, in the order of b
-template <class T>
-void sum_rows(int64_t B, int64_t O, const Operand<T>& dz, T* db) {
+template <class T, class TZ>
+void sum_rows(int64_t B, int64_t O, const Operand<TZ>& dz, T* db) {
+  using A = acc_t<T>;
   constexpr int64_t kColumns = 64;
   const int64_t grain =
       std::max<int64_t>(kElementwiseGrain / (kColumns * std::max<int64_t>(B, 1)), 1);
@@ -60,43 +61,47 @@ void sum_rows(int64_t B, int64_t O, const Operand<T>& dz, T* db) {
       const int64_t o0 = block * kColumns, count = std::min(kColumns, O - o0);
       double sums[kColumns] = {};
       for (int64_t b = 0; b < B; ++b) {
-        const T* row = dz.data + b * dz.stride + o0 * dz.k_stride;
-        for (int64_t o = 0; o < count; ++o)
-          sums[o] += static_cast<double>(static_cast<acc_t<T>>(row[o * dz.k_stride]));
+        const TZ* row = dz.data + b * dz.stride + o0 * dz.k_stride;
+        for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o * dz.k_stride]);
       }
-      for (int64_t o = 0; o < count; ++o)
-        db[o0 + o] = static_cast<T>(static_cast<acc_t<T>>(sums[o]));
+      for (int64_t o = 0; o < count; ++o) db[o0 + o] = static_cast<T>(static_cast<A>(sums[o]));
     }
   });
 }
 
 // C = the product, rounded to T
-template <class T>
-void gemm_to(T* c, int64_t M, int64_t N, int64_t K, const Operand<T>& a, const Operand<T>& b) {
+template <class T, class TA, class TB>
+void gemm_to(T* c, int64_t M, int64_t N, int64_t K, const Operand<TA>& a, const Operand<TB>& b) {
   using A = acc_t<T>;
   Gemm<A>::run(M, N, K, a, b, [&](int64_t row, int64_t col, int64_t count, const A* sums) {
     for (int64_t j = 0; j < count; ++j) c[row * N + col + j] = static_cast<T>(sums[j]);
   });
 }
 
+// The products, from a dz of element type TZ.
+template <class T, class TZ>
+void multiply_dz(const LinearBackwardArgs& args, const Matrix& dz) {
+  // dx = dz w
+  if (args.dx)
+    gemm_to(static_cast<T*>(args.dx), args.B, args.I, args.O, rows_of<TZ>(dz),
+            columns_of<T>(args.w));
+  // dw = dz^T x
+  if (args.dw)
+    gemm_to(static_cast<T*>(args.dw), args.O, args.I, args.B, columns_of<TZ>(dz),
+            columns_of<T>(args.x));
+  // db = sum_b dz
+  if (args.db) sum_rows(args.B, args.O, rows_of<TZ>(dz), static_cast<T*>(args.db));
+}
+
 inline void linear_backward(const LinearBackwardArgs& args) {
   for_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
-    Matrix dz = args.dy;
-    if (args.dz) {
+    if (args.activation == Activation::identity) {
+      multiply_dz<T, T>(args, args.dy);
+    } else {
       make_dz<T>(args);
-      dz = {args.dz, args.O, 1};
+      multiply_dz<T, acc_t<T>>(args, {args.dz, args.O, 1});
     }
-    // dx = dz w
-    if (args.dx)
-      gemm_to(static_cast<T*>(args.dx), args.B, args.I, args.O, rows_of<T>(dz),
-              columns_of<T>(args.w));
-    // dw = dz^T x
-    if (args.dw)
-      gemm_to(static_cast<T*>(args.dw), args.O, args.I, args.B, columns_of<T>(dz),
-              columns_of<T>(args.x));
-    // db = sum_b dz
-    if (args.db) sum_rows(args.B, args.O, rows_of<T>(dz), static_cast<T*>(args.db));
   });
 }
 

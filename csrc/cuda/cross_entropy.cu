@@ -135,10 +135,17 @@ __global__ void __launch_bounds__(kThreads)
     A m = -INFINITY;
     for (int64_t c = G::rank(); c < C; c += G::kSize) m = Max{}(m, static_cast<A>(x[sample.at(c)]));
     m = G::reduce(m, Max{});
-    double exp_sum = 0;
-    for (int64_t c = G::rank(); c < C; c += G::kSize)
-      exp_sum += std::exp(static_cast<A>(x[sample.at(c)]) - m);
-    const A l = static_cast<A>(std::log(G::reduce(exp_sum, Sum{})));
+    double ties = 0, rest = 0;
+    for (int64_t c = G::rank(); c < C; c += G::kSize) {
+      const A logit = static_cast<A>(x[sample.at(c)]);
+      if (logit == m)
+        ++ties;
+      else
+        rest += std::exp(logit - m);
+    }
+    ties = G::reduce(ties, Sum{});
+    rest = G::reduce(rest, Sum{});
+    const A l = static_cast<A>(log_sum_exp(m, ties, rest));
 
     double value = 0;
     if (sample.one_hot()) {

@@ -110,10 +110,11 @@ __device__ void multiply_tiles(const A (*a)[TileShape::kRows + kPad],
     for (int j = 0; j < TileShape::kPatchCols; ++j) sum[i][j] += step[i][j];
 }
 
-template <class T, class TileShape, class Epilogue>
+template <class TA, class TB, class TileShape, class Epilogue>
 __global__ void __launch_bounds__(kThreads)
     gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
-  using A = acc_t<T>;
+  using A = acc_t<TA>;
+  static_assert(std::is_same_v<A, acc_t<TB>>);
   __shared__ GemmShared<A, TileShape> shared;
   const int64_t tiles_across = ceil_div(N, TileShape::kCols);
   const int64_t first_row = blockIdx.x / tiles_across * TileShape::kRows;
@@ -121,10 +122,10 @@ __global__ void __launch_bounds__(kThreads)
   const int row = threadIdx.x / TileShape::kAcross * TileShape::kPatchRows;
   const int col = threadIdx.x % TileShape::kAcross * TileShape::kPatchCols;
 
-  TileLoader<T, TileShape::kRows, TileShape::kDepth> a_loader(a.data, a.row_stride, a.col_stride,
-                                                              first_row, M, K);
-  TileLoader<T, TileShape::kCols, TileShape::kDepth> b_loader(b.data, b.col_stride, b.row_stride,
-                                                              first_col, N, K);
+  TileLoader<TA, TileShape::kRows, TileShape::kDepth> a_loader(a.data, a.row_stride, a.col_stride,
+                                                               first_row, M, K);
+  TileLoader<TB, TileShape::kCols, TileShape::kDepth> b_loader(b.data, b.col_stride, b.row_stride,
+                                                               first_col, N, K);
   a_loader.fetch();
   b_loader.fetch();
   A sum[TileShape::kPatchRows][TileShape::kPatchCols] = {};
@@ -154,9 +155,9 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// For all m < M and n < N calls epilogue(m, n, C[m,n]) on the device, C in acc_t<T>; K may be 0.
-// `a` is [M,K], `b` is [K,N], both of T.
-template <class T, class Epilogue>
+// For all m < M and n < N calls epilogue(m, n, C[m,n]) on the device, C in their acc_t; K may be
+// 0. `a` is [M,K] of TA, `b` is [K,N] of TB.
+template <class TA, class TB, class Epilogue>
 void gemm(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue,
           Context context) {
   using Large = Tile<64, 64>;
@@ -167,11 +168,11 @@ void gemm(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int64_t K,
     return ceil_div(M, decltype(tile)::kRows) * ceil_div(N, decltype(tile)::kCols);
   };
   if (tiles(Large{}) < kFewTiles)
-    launch(name, gemm_kernel<T, Small, Epilogue>, tiles(Small{}), kThreads, context, a, b, M, N, K,
-           epilogue);
+    launch(name, gemm_kernel<TA, TB, Small, Epilogue>, tiles(Small{}), kThreads, context, a, b, M,
+           N, K, epilogue);
   else
-    launch(name, gemm_kernel<T, Large, Epilogue>, tiles(Large{}), kThreads, context, a, b, M, N, K,
-           epilogue);
+    launch(name, gemm_kernel<TA, TB, Large, Epilogue>, tiles(Large{}), kThreads, context, a, b, M,
+           N, K, epilogue);
 }
 
 }  // namespace gdext::cuda

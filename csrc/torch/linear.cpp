@@ -76,7 +76,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor sav
     check_like(*saved, "saved", x, "input");
     check_shape(*saved, "saved", shape, "that of the output");
     s = as_matrix(*saved);
-    dz = empty(shape, x);
+    dz = empty(shape, accumulation_dtype(x), x);
   }
   Tensor dx = wanted[0] ? empty(x.sizes(), x) : nothing(x);
   Tensor dw = wanted[1] ? empty(weight.sizes(), x) : nothing(x);
