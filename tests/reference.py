@@ -158,6 +158,10 @@ class Linear:
     dw_scale: np.ndarray
     db: np.ndarray
     db_scale: np.ndarray
+    # How dz's relative rounding moves dx, dw, db (`stored` in compare).
+    dx_stored: np.ndarray
+    dw_stored: np.ndarray
+    db_stored: np.ndarray
 
 
 def linear(x, w, b, activation: str, dy) -> Linear:
@@ -169,11 +173,16 @@ def linear(x, w, b, activation: str, dy) -> Linear:
     dz = dy * f.df(z)
     # dz's errors: f' has one of its own, of terms of size 1; z's rounding comes in through f''.
     size = abs(dy) * (np.maximum(abs(f.df(z)), 1) + abs(f.d2f(z)) * z_scale)
+    # What is stored on the way: dz, and z or y (identity stores neither).
+    walk = np.zeros_like(dy)
+    if activation != "identity":
+        walk = (dy * (np.maximum(abs(f.df(z)), 1) + abs(f.d2f(z) * z))) ** 2
     return Linear(
         z, z_scale, f.f(z),
         dz @ w, size @ abs(w),
         dz.T @ x, size.T @ abs(x),
         dz.sum(0), size.sum(0),
+        np.sqrt(walk @ w**2), np.sqrt(walk.T @ x**2), np.sqrt(walk.sum(0)),
     )  # fmt: skip
 
 

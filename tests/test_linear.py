@@ -185,7 +185,8 @@ def accuracy(device, activation, dtype, shape, bias, seed):
     assert_as_accurate(got, peer, oracle.y, y_scale, "y")
     results = zip(("dx", "dw", "db"), grads(got, inputs, dy), grads(peer, inputs, dy), strict=False)
     for name, g, p in results:
-        assert_as_accurate(g, p, getattr(oracle, name), getattr(oracle, f"{name}_scale"), name)
+        exact, scale, stored = (getattr(oracle, name + part) for part in ("", "_scale", "_stored"))
+        assert_as_accurate(g, p, exact, scale, name, stored)
 
 
 @settings(max_examples=300)
