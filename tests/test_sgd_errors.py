@@ -153,5 +153,5 @@ def test_integer_parameters(device):
     p.grad = torch.ones_like(p)
     optimizer = gdext.optim.SGD([nn.Parameter(p, requires_grad=False)], 0.1)
     optimizer.param_groups[0]["params"][0].grad = torch.ones_like(p)
-    text = "params[0]: wanted dtype float32, float64, bfloat16 or float16, got Int"
+    text = "params[0]: wanted dtype float32, float64, bfloat16 or float16, got int32"
     assert_step_refused(optimizer, optimizer.param_groups[0]["params"], RuntimeError, text)

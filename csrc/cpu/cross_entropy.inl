@@ -36,15 +36,15 @@ struct CrossEntropySample {
   A sum_q() const {
     if (ignored) return A(0);
     if (one_class()) return weight(index);
-    double sum = 0;
+    Sum sum;
     for (int64_t c = 0; c < C; ++c) sum += q(c);
     return static_cast<A>(sum);
   }
   A loss(A m, A l) const {
     if (ignored) return A(0);
     if (one_class()) return -weight(index) * log_probability(logit(index), m, l);
-    double sum = 0;
-    for (int64_t c = 0; c < C; ++c) sum -= q(c) * log_probability(logit(c), m, l);
+    Sum sum;
+    for (int64_t c = 0; c < C; ++c) sum += -q(c) * log_probability(logit(c), m, l);
     return static_cast<A>(sum);
   }
   // g = dy / norm. An ignored sample has none, whatever norm is (0 where all are ignored).
@@ -78,10 +78,10 @@ inline void cross_entropy(const CrossEntropyArgs& args) {
         const CrossEntropySample<T> sample(args.target, args.x, args.C, args.D, s);
         A max = -std::numeric_limits<A>::infinity();
         for (int64_t c = 0; c < args.C; ++c) max = std::max(max, sample.logit(c));
-        double sum = 0;
+        Sum sum;
         for (int64_t c = 0; c < args.C; ++c) sum += std::exp(sample.logit(c) - max);
         m[s] = max;
-        l[s] = static_cast<A>(std::log(sum));
+        l[s] = static_cast<A>(std::log(static_cast<double>(sum)));
       }
     });
 
@@ -157,14 +157,14 @@ inline void cross_entropy_double_backward(const CrossEntropyDoubleBackwardArgs& 
       const auto k_at = [&](int64_t c) {
         return v ? target_factor(c) * static_cast<A>(v[sample.at(c)]) : A(0);
       };
-      double r = 0, sum_k = 0, h = 0;
+      Sum r, sum_k, h;
       for (int64_t c = 0; c < args.C; ++c) {
         const A log_p = log_probability(sample.logit(c), m[s], l[s]);
         const A p = std::exp(log_p), k = k_at(c);
         r += u_at(c) * p;
         sum_k += k;
         h += u_at(c) * (a * p - sample.q(c));
-        if (v) h -= k * log_p;
+        if (v) h += -k * log_p;
       }
       for (int64_t c = 0; c < args.C; ++c) {
         const A p = std::exp(log_probability(sample.logit(c), m[s], l[s]));

@@ -1,12 +1,12 @@
 // C[M,N] = sum_k A[m,k] B[n,k] for operands with any strides, and an epilogue for each finished row
 // segment. Laid out after BLIS (Van Zee, van de Geijn, "BLIS: A Framework for Rapidly Instantiating
-// BLAS Functionality", 2015): C is cut into tiles, one task each; a task packs panels of A and B of
-// depth kDepth, widening 16-bit elements on the way, and a micro-kernel multiplies them out of
-// registers.
+// BLAS Functionality", 2015): C is cut into tiles, one task each; a task packs panels of A and B,
+// widening 16-bit elements on the way, and a micro-kernel multiplies them out of registers.
 //
-// The sum over k is taken in blocks of kDepth, each from zero, then added to the tile: the order is
-// the same whatever the tiles and threads, so results are reproducible, and the two levels keep
-// rounding errors small for long sums.
+// The sum over k is taken in blocks, each from zero, then added to the tile: the order is the same
+// whatever the tiles and threads, so results are reproducible, and the two levels keep rounding
+// errors small for long sums. Short batches, where the products cost little and where PyTorch's
+// matrix-vector routines add up in many lanes, have shorter blocks: as accurate as those.
 
 // Element (i, k) of an operand; i is a row of A or a column of B.
 template <class T>
@@ -19,7 +19,8 @@ template <class A>
 struct Gemm {
   using V = Vec<A>;
   static constexpr int kRows = kMicroRows, kCols = kMicroVectors * V::width;
-  static constexpr int64_t kDepth = 256, kMaxTileRows = 16 * kRows, kMaxTileCols = 8 * kCols;
+  static constexpr int64_t kMaxTileRows = 16 * kRows, kMaxTileCols = 8 * kCols;
+  static constexpr int64_t depth_of_block(int64_t M) { return M <= 16 ? 32 : 256; }
   // Below this many multiplications per thread, starting a thread costs more than it saves.
   static constexpr int64_t kMinTask = 32 * 1024;
 
@@ -79,7 +80,7 @@ struct Gemm {
     const auto tiles = [](int64_t n, int64_t tile) { return (n + tile - 1) / tile; };
     int64_t tile_rows = std::min(kMaxTileRows, round_up(M, kRows));
     int64_t tile_cols = std::min(kMaxTileCols, round_up(N, kCols));
-    const int64_t threads = thread_count();
+    const int64_t threads = thread_count(), max_depth = depth_of_block(M);
     while (tiles(M, tile_rows) * tiles(N, tile_cols) < 2 * threads && tile_cols > kCols)
       tile_cols = round_up(tile_cols / 2, kCols);
     const int64_t across = tiles(N, tile_cols), tasks = tiles(M, tile_rows) * across;
@@ -87,7 +88,7 @@ struct Gemm {
 
     parallel_for(
         0, tasks, std::max<int64_t>(kMinTask / task_cost, 1), [&](int64_t begin, int64_t end) {
-          const int64_t a_size = tile_rows * kDepth, b_size = tile_cols * kDepth;
+          const int64_t a_size = tile_rows * max_depth, b_size = tile_cols * max_depth;
           A* a_panels =
               static_cast<A*>(scratch(sizeof(A) * (a_size + b_size + tile_rows * tile_cols)));
           A *b_panels = a_panels + a_size, *c = b_panels + b_size;
@@ -95,8 +96,8 @@ struct Gemm {
             const int64_t m0 = task / across * tile_rows, n0 = task % across * tile_cols;
             const int64_t rows = std::min(tile_rows, M - m0), cols = std::min(tile_cols, N - n0);
             if (K == 0) std::memset(c, 0, sizeof(A) * tile_rows * tile_cols);
-            for (int64_t k = 0; k < K; k += kDepth) {
-              const int64_t depth = std::min(kDepth, K - k);
+            for (int64_t k = 0; k < K; k += max_depth) {
+              const int64_t depth = std::min(max_depth, K - k);
               pack<kRows>(a, m0, rows, k, depth, a_panels);
               pack<kCols>(b, n0, cols, k, depth, b_panels);
               for (int64_t j = 0; j < cols; j += kCols)

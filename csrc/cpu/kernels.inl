@@ -5,20 +5,29 @@
 
 namespace gdext::cpu::GDEXT_ISA {
 
-#include "cpu/cross_entropy.inl"
+// clang-format off: each uses those above it
+#include "cpu/vec.h"
+#include "cpu/reduce.inl"
 #include "cpu/gemm.inl"
 #include "cpu/linear.inl"
 #include "cpu/mse.inl"
-#include "cpu/reduce.inl"
+#include "cpu/cross_entropy.inl"
 #include "cpu/sgd.inl"
-#include "cpu/vec.h"
 
 extern const KernelTable table;
 const KernelTable table = {
-    GDEXT_STRING(GDEXT_ISA),       linear,        linear_backward,
-    activation_double_backward,    mse,           mse_backward,
-    mse_double_backward,           cross_entropy, cross_entropy_backward,
-    cross_entropy_double_backward, sgd,
+    GDEXT_STRING(GDEXT_ISA),
+    linear,
+    linear_backward,
+    activation_double_backward,
+    mse,
+    mse_backward,
+    mse_double_backward,
+    cross_entropy,
+    cross_entropy_backward,
+    cross_entropy_double_backward,
+    sgd,
 };
+// clang-format on
 
 }  // namespace gdext::cpu::GDEXT_ISA

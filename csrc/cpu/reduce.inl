@@ -3,6 +3,23 @@
 
 constexpr int64_t kElementwiseGrain = 16 * 1024;
 
+// A sum in float64 that keeps what rounding loses of each term (Kahan, "Further remarks on reducing
+// truncation errors", 1965), so that float64 results too are good to the last digit or two.
+class Sum {
+ public:
+  void operator+=(double term) {
+    const double corrected = term - lost_;
+    const double next = sum_ + corrected;
+    lost_ = (next - sum_) - corrected;
+    if (!std::isfinite(lost_)) lost_ = 0;  // infinity - infinity: the sum itself stays what it is
+    sum_ = next;
+  }
+  operator double() const { return sum_; }
+
+ private:
+  double sum_ = 0, lost_ = 0;
+};
+
 struct Sums {
   double first = 0, second = 0;
 };
@@ -15,22 +32,22 @@ Sums sum_over(int64_t n, double* workspace, const F& f) {
   const int64_t ranges = (n + range - 1) / range;
   parallel_for(0, ranges, kElementwiseGrain / kMinRange, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      Sums sum;
+      Sum first, second;
       for (int64_t i = r * range; i < std::min(n, (r + 1) * range); ++i) {
         const Sums term = f(i);
-        sum.first += term.first;
-        sum.second += term.second;
+        first += term.first;
+        second += term.second;
       }
-      workspace[2 * r] = sum.first;
-      workspace[2 * r + 1] = sum.second;
+      workspace[2 * r] = first;
+      workspace[2 * r + 1] = second;
     }
   });
-  Sums total;
+  Sum first, second;
   for (int64_t r = 0; r < ranges; ++r) {
-    total.first += workspace[2 * r];
-    total.second += workspace[2 * r + 1];
+    first += workspace[2 * r];
+    second += workspace[2 * r + 1];
   }
-  return total;
+  return {first, second};
 }
 
 template <class F>

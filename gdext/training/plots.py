@@ -53,8 +53,9 @@ def curves(new: type[Figure], history: list[dict[str, float]], loss: str) -> Fig
     left.plot(epochs, [r["train_loss"] for r in history], "o-", color=BLUE, label="training")
     left.plot(epochs, [r["test_loss"] for r in history], "s--", color=ORANGE, label="test")
     left.set(xlabel="epoch", ylabel=unit, title="Loss", yscale="log")
+    left.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
     left.yaxis.set_major_formatter("{x:g}")
-    left.yaxis.set_minor_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("")
     left.legend(frameon=False)
     errors = [100 * (1 - r["test_accuracy"]) for r in history]
     right.plot(epochs, errors, "s-", color=ORANGE)
@@ -71,7 +72,8 @@ def curves(new: type[Figure], history: list[dict[str, float]], loss: str) -> Fig
     for axes in (left, right):
         axes.grid(alpha=0.3, which="both")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(epochs[0] - 0.2, epochs[-1] + 0.2)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
 
 
@@ -149,7 +151,7 @@ def weights(new: type[Figure], first: Tensor) -> Figure:
     limit = float(first[top].abs().quantile(0.999))
     figure = new(figsize=(9, 1.06 * rows + 1.3), layout="constrained")
     figure.suptitle(
-        f"First layer: weights of the {len(top)} of {len(first)} units with the largest norm\n"
+        f"First layer: weights into the {len(top)} units of largest norm, of {len(first)}\n"
         "(number: the norm)",
         fontsize=12,
     )
@@ -161,9 +163,7 @@ def weights(new: type[Figure], first: Tensor) -> Figure:
             first[unit].view(28, 28).numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit
         )
         axes.set_title(f"{float(norms[unit]):.2f}", fontsize=8, pad=2)
-    figure.colorbar(
-        image, ax=grid, label="weight (per unit of normalised pixel)", shrink=0.6, extend="both"
-    )
+    figure.colorbar(image, ax=grid, label="weight", shrink=0.9, extend="both")
     return figure
 
 
