@@ -31,15 +31,6 @@ def ulp(dtype: torch.dtype, magnitude: np.ndarray) -> np.ndarray:
     return np.ldexp(np.longdouble(finfo.eps), exponent - 1)
 
 
-def summed(magnitude: np.ndarray, terms: int, dtype: torch.dtype) -> np.ndarray:
-    """The scale of `terms` numbers of one sign that sum to `magnitude`.
-
-    One after the other, their roundings, each of up to half an ulp of the total, are a random walk.
-    That counts for float64 alone: all else is summed in a wider type (csrc/contract/common.h).
-    """
-    return magnitude * (np.sqrt(terms) if dtype == torch.float64 and terms > 1 else 1)
-
-
 def _check_same_kind(got: torch.Tensor, peer: torch.Tensor, exact: np.ndarray, name: str) -> None:
     assert got.dtype == peer.dtype, f"{name}: dtype {got.dtype}, PyTorch's is {peer.dtype}"
     assert got.device == peer.device, f"{name}: on {got.device}, PyTorch's is on {peer.device}"

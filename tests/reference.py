@@ -186,6 +186,7 @@ def linear(x, w, b, activation: str, dy) -> Linear:
     )  # fmt: skip
 
 
+@np.errstate(invalid="ignore")  # inf - inf is meant
 def mse(x, t, w, reduction: str, dy):
     """csrc/contract/mse.h, all of one shape; dy of C's shape. Returns (C, dx)."""
     weights = np.ones_like(x) if w is None else w
@@ -204,6 +205,7 @@ class CrossEntropy:
     dt: np.ndarray | None
     loss_scale: np.ndarray
     dx_scale: np.ndarray
+    dt_scale: np.ndarray | None
 
 
 def cross_entropy(
@@ -238,6 +240,7 @@ def cross_entropy(
     dx = g * (total * np.exp(log_p) - q)
     dx_scale = abs(g) * (abs(total) * np.exp(log_p) * (1 + abs(x - m) + abs(log_sum)) + abs(q))
     dt = None if by_index else g * wc * (1 - e) * -log_p
+    dt_scale = None if by_index else abs(g * wc) * (1 - e) * (abs(x - m) + abs(log_sum))
     if reduction != "none":
         loss, sizes = loss.sum() / norm, sizes.sum() / abs(norm)
-    return CrossEntropy(loss, dx, dt, sizes, dx_scale)
+    return CrossEntropy(loss, dx, dt, sizes, dx_scale, dt_scale)

@@ -9,7 +9,6 @@ from compare import (
     assert_same_vectors,
     cosine,
     relative_error,
-    summed,
     ulp,
 )
 from inputs import DTYPES, randn
@@ -167,12 +166,6 @@ def test_overflow_of_the_peer_alone_is_no_fault():
     got[0] = 6e4
     with pytest.raises(AssertionError, match="inf where PyTorch has none or vice versa"):
         assert_as_accurate(got, peer, exact)
-
-
-def test_summed_scale():
-    total = np.longdouble(3)
-    assert summed(total, 1, torch.float64) == 3 and summed(total, 16, torch.float64) == 12
-    assert summed(total, 16, torch.float32) == 3
 
 
 def gradients() -> dict[str, torch.Tensor | None]:
