@@ -21,7 +21,7 @@ from gdext.training.engine import Engine
 
 # How much is trained between two looks at the stop signal: enough to keep Python out of the
 # engine's way, and little enough for Ctrl-C to act at once.
-CHUNK_STEPS, CHUNK_SAMPLES = 256, 8192
+CHUNK_STEPS, CHUNK_SAMPLES = 256, 2048
 
 
 class Outcome(Enum):
