@@ -158,6 +158,10 @@ class Linear:
     dw_scale: np.ndarray
     db: np.ndarray
     db_scale: np.ndarray
+    # How dz's relative rounding moves dx, dw, db (`stored` in compare).
+    dx_stored: np.ndarray
+    dw_stored: np.ndarray
+    db_stored: np.ndarray
 
 
 def linear(x, w, b, activation: str, dy) -> Linear:
@@ -169,14 +173,20 @@ def linear(x, w, b, activation: str, dy) -> Linear:
     dz = dy * f.df(z)
     # dz's errors: f' has one of its own, of terms of size 1; z's rounding comes in through f''.
     size = abs(dy) * (np.maximum(abs(f.df(z)), 1) + abs(f.d2f(z)) * z_scale)
+    # What is stored on the way: dz, and z or y (identity stores neither).
+    walk = np.zeros_like(dy)
+    if activation != "identity":
+        walk = (dy * (np.maximum(abs(f.df(z)), 1) + abs(f.d2f(z) * z))) ** 2
     return Linear(
         z, z_scale, f.f(z),
         dz @ w, size @ abs(w),
         dz.T @ x, size.T @ abs(x),
         dz.sum(0), size.sum(0),
+        np.sqrt(walk @ w**2), np.sqrt(walk.T @ x**2), np.sqrt(walk.sum(0)),
     )  # fmt: skip
 
 
+@np.errstate(invalid="ignore")  # inf - inf is meant
 def mse(x, t, w, reduction: str, dy):
     """csrc/contract/mse.h, all of one shape; dy of C's shape. Returns (C, dx)."""
     weights = np.ones_like(x) if w is None else w
@@ -195,6 +205,7 @@ class CrossEntropy:
     dt: np.ndarray | None
     loss_scale: np.ndarray
     dx_scale: np.ndarray
+    dt_scale: np.ndarray | None
 
 
 def cross_entropy(
@@ -229,6 +240,7 @@ def cross_entropy(
     dx = g * (total * np.exp(log_p) - q)
     dx_scale = abs(g) * (abs(total) * np.exp(log_p) * (1 + abs(x - m) + abs(log_sum)) + abs(q))
     dt = None if by_index else g * wc * (1 - e) * -log_p
+    dt_scale = None if by_index else abs(g * wc) * (1 - e) * (abs(x - m) + abs(log_sum))
     if reduction != "none":
         loss, sizes = loss.sum() / norm, sizes.sum() / abs(norm)
-    return CrossEntropy(loss, dx, dt, sizes, dx_scale)
+    return CrossEntropy(loss, dx, dt, sizes, dx_scale, dt_scale)

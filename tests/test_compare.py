@@ -9,7 +9,6 @@ from compare import (
     assert_same_vectors,
     cosine,
     relative_error,
-    summed,
     ulp,
 )
 from inputs import DTYPES, randn
@@ -141,6 +140,20 @@ def test_accuracy_rule_catches_a_lost_nan(dtype):
         assert_as_accurate(peer, _nan(peer.clone()), exact, scale)
 
 
+def test_stored_intermediates_count_in_16_bit_alone():
+    exact = np.ones(3, dtype=np.longdouble)
+    for dtype, caught in ((torch.bfloat16, False), (torch.float32, True)):
+        peer = torch.ones(3, dtype=dtype)
+        got = peer + 4 * torch.finfo(dtype).eps
+        if caught:
+            with pytest.raises(AssertionError, match="above the limit"):
+                assert_as_accurate(got, peer, exact, stored=3.0)
+        else:
+            assert_as_accurate(got, peer, exact, stored=3.0)
+            with pytest.raises(AssertionError, match="above the limit"):
+                assert_as_accurate(got, peer, exact, stored=2.0)
+
+
 def test_overflow_of_the_peer_alone_is_no_fault():
     exact = np.array([6e4, 1.0, 2.0], dtype=np.longdouble)
     got, peer = torch.tensor([6e4, 1, 2]).half(), torch.tensor([float("inf"), 1, 2]).half()
@@ -153,12 +166,6 @@ def test_overflow_of_the_peer_alone_is_no_fault():
     got[0] = 6e4
     with pytest.raises(AssertionError, match="inf where PyTorch has none or vice versa"):
         assert_as_accurate(got, peer, exact)
-
-
-def test_summed_scale():
-    total = np.longdouble(3)
-    assert summed(total, 1, torch.float64) == 3 and summed(total, 16, torch.float64) == 12
-    assert summed(total, 16, torch.float32) == 3
 
 
 def gradients() -> dict[str, torch.Tensor | None]:

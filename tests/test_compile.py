@@ -1,4 +1,4 @@
-"""torch.compile(fullgraph=True) of a training step gives eager's numbers, whatever the batch size."""
+"""torch.compile(fullgraph=True) of a training step gives eager's numbers at every batch size."""
 
 import os
 import shutil
