@@ -227,7 +227,9 @@ def cross_entropy(
         q = wc * ((1 - e) * target + e / c)
         norm = _LD(n * d)
     m = x.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(x - m).sum(axis=1, keepdims=True))
+    # The largest term, 1, is left to log1p: beside it, small ones would be rounded away.
+    largest = np.arange(x.shape[1])[None, :, None] == x.argmax(axis=1, keepdims=True)
+    log_sum = np.log1p(np.where(largest, 0, np.exp(x - m)).sum(axis=1, keepdims=True))
     log_p = x - m - log_sum
     terms = np.where(q == 0, 0, q * log_p) if by_index else q * log_p
     loss = -terms.sum(axis=1)
