@@ -66,7 +66,8 @@ def linear(
     if weight.dim() == 1:
         if bias is not None:
             raise RuntimeError(
-                f"linear(): bias: wanted None with a 1-dimensional weight, got shape {list(bias.shape)}"
+                "linear(): bias: wanted None with a 1-dimensional weight, "
+                f"got shape {list(bias.shape)}"
             )
         return Linear.apply(input, weight.unsqueeze(0), None, number, want_z)[0].squeeze(-1)
     if bias is not None and bias.dim() != 1:
@@ -198,8 +199,8 @@ def cross_entropy(
             target = target[0]
     else:
         raise RuntimeError(
-            "cross_entropy: target: wanted class indices (int64 or uint8) or class probabilities (the "
-            f"dtype of input), got {target.dtype}"
+            "cross_entropy: target: wanted class indices (int64 or uint8) or class probabilities "
+            f"(the dtype of input), got {target.dtype}"
         )
     return CrossEntropy.apply(input, target, weight, number, ignore_index, label_smoothing)[0]
 
@@ -207,8 +208,8 @@ def cross_entropy(
 def _check_constant_weight(loss: str, weight: Tensor) -> None:
     if weight.requires_grad:
         raise RuntimeError(
-            f"{loss}: weight: wanted a tensor without requires_grad, since gdext has no gradient for "
-            "it; got one with. Use weight.detach()"
+            f"{loss}: weight: wanted a tensor without requires_grad, since gdext has no gradient "
+            "for it; got one with. Use weight.detach()"
         )
 
 

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from sgd import assert_unchanged, clone_params, make_gradients, make_params, run, set_gradients, snapshot
+from sgd import (
+    assert_unchanged,
+    clone_params,
+    make_gradients,
+    make_params,
+    run,
+    set_gradients,
+    snapshot,
+)
 from torch import nn
 
 import gdext
