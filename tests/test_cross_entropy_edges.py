@@ -1,4 +1,4 @@
-"""cross_entropy at its edges: huge or infinite logits, nothing to sum, layouts, legacy arguments."""
+"""cross_entropy at its edges: huge or infinite logits, nothing to sum, layouts, old arguments."""
 
 import itertools
 import math
