@@ -59,6 +59,7 @@ class CudaInfo(TypedDict):
     compiled: bool
     toolkit: str | None
     archs: list[str]
+    torch_has_cuda: bool
 
 
 class BuildInfo(TypedDict):
@@ -77,7 +78,8 @@ def build_info() -> BuildInfo:
         ``version`` of gdext; ``torch``: versions ``built_with`` and ``running``; ``cpu``:
         instruction sets ``compiled``, and the one ``in_use``; ``cuda``: ``compiled`` or not,
         ``toolkit`` version (None without CUDA), ``archs`` in TORCH_CUDA_ARCH_LIST's notation, e.g.
-        ``["9.0", "12.0+PTX"]``.
+        ``["9.0", "12.0+PTX"]``, ``torch_has_cuda``: the kernels are compiled in and this PyTorch,
+        being a CUDA build, can call them (whether there is a GPU is torch.cuda's to say).
     """
     config = json.loads(torch.ops.gdext._build_config())
     return {
@@ -91,5 +93,6 @@ def build_info() -> BuildInfo:
             "compiled": bool(config["cuda_version"]),
             "toolkit": config["cuda_version"] or None,
             "archs": config["cuda_archs"].split(),
+            "torch_has_cuda": config["torch_has_cuda"],
         },
     }

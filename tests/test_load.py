@@ -84,6 +84,8 @@ def test_build_info():
     assert info["cpu"]["in_use"] in info["cpu"]["compiled"]
     cuda = info["cuda"]
     assert cuda["compiled"] == (cuda["toolkit"] is not None) == bool(cuda["archs"])
+    # Without this the first op on a GPU would call a null pointer; it needs no GPU to be found out.
+    assert cuda["torch_has_cuda"] == (cuda["compiled"] and torch.version.cuda is not None)
     assert all(re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", arch) for arch in cuda["archs"])
 
 

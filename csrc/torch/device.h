@@ -6,13 +6,22 @@
 #include "torch/checks.h"
 
 #if GDEXT_CUDA
-// LibTorch's CUDA part has this; the reference is weak so that this library loads without that part
-// too.
+// LibTorch's CUDA part has this. The reference is weak so that this library loads without that part
+// too; it is found through libtorch.so, which needs that part where PyTorch has it.
 extern "C" __attribute__((weak)) AOTITorchError
 aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 #endif
 
 namespace gdext {
+
+// Whether CUDA kernels are compiled in and the PyTorch that is running has its CUDA part.
+inline bool torch_has_cuda() {
+#if GDEXT_CUDA
+  return aoti_torch_get_current_cuda_stream != nullptr;
+#else
+  return false;
+#endif
+}
 
 template <class Args>
 using Kernel = void (*)(const Args&, Context);
@@ -25,6 +34,8 @@ void run(const Tensor& like, const Args& args, Kernel<Args> on_cpu,
     return;
   }
 #if GDEXT_CUDA
+  GDEXT_CHECK(torch_has_cuda(), "gdext: this PyTorch is a CPU-only build, yet a tensor is on ",
+              show_device(like));
   const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
   Context context;
   STABLE_TORCH_ERROR_CODE_CHECK(

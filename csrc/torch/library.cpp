@@ -4,15 +4,17 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/kernels.h"
+#include "torch/device.h"
 #include "torch/ops.h"
 
 namespace {
 
 // torch.ops.gdext._build_config(): what gdext.build_info() reports, as JSON.
 std::string build_config() {
-  return gdext::message("{\"version\": \"", GDEXT_VERSION, "\", \"built_with_torch\": \"",
-                        GDEXT_BUILT_WITH_TORCH, "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION,
-                        "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS, "\"}");
+  return gdext::message(
+      "{\"version\": \"", GDEXT_VERSION, "\", \"built_with_torch\": \"", GDEXT_BUILT_WITH_TORCH,
+      "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION, "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS,
+      "\", \"torch_has_cuda\": ", gdext::torch_has_cuda() ? "true" : "false", "}");
 }
 
 std::string cpu_isas() { return gdext::cpu::compiled_isas(); }

@@ -112,7 +112,10 @@ def nvcc_flags(plan: Plan) -> list[str]:
 
 def link_flags(plan: Plan) -> list[str]:
     """Flags of the link. cudart is linked in: the file must load where no CUDA library exists."""
-    flags = [f"-L{plan.torch.library_dir}", "-Wl,--as-needed", "-ltorch_cpu"]
+    # libtorch.so is but a list of PyTorch's parts, the CUDA one too where there is one: needed
+    # although nothing is taken from it, so that a weak reference finds that part (device.h).
+    flags = [f"-L{plan.torch.library_dir}", "-Wl,--no-as-needed", "-ltorch"]
+    flags += ["-Wl,--as-needed", "-ltorch_cpu"]
     if plan.toolkit:
         cudart = plan.toolkit.library_dir / "libcudart_static.a"
         flags += [str(cudart), "-Wl,--exclude-libs,ALL", "-ldl", "-lrt", "-lpthread"]
