@@ -2,7 +2,8 @@
 
 Arguments, defaults, shapes and error types are torch.nn.functional's; ``linear`` takes an
 activation besides. Dtypes: float32, float64, bfloat16 and float16 (the last two accumulate in
-float32), on CPU and CUDA; anything else raises. All are differentiable twice.
+float32), on CPU and CUDA; anything else raises. Under torch.autocast, ``linear`` runs in its dtype
+and the losses in float32, as torch.nn.functional's. All are differentiable twice.
 """
 
 from __future__ import annotations
@@ -55,13 +56,17 @@ def linear(
 
     Raises:
         RuntimeError: shapes do not fit, or dtypes or devices differ or have no kernel.
-        TypeError: ``input`` or ``weight`` is no tensor.
+        TypeError: ``input``, ``weight`` or ``bias`` is no tensor.
         ValueError: ``activation`` is not known.
     """
     number = activation_number(activation)
-    if not (isinstance(input, Tensor) and isinstance(weight, Tensor)):
-        name, got = ("weight", weight) if isinstance(input, Tensor) else ("input", input)
-        raise TypeError(f"linear(): {name}: wanted a Tensor, got {type(got).__name__}")
+    for name, got in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(got, Tensor) and not (name == "bias" and got is None):
+            raise TypeError(f"linear(): {name}: wanted a Tensor, got {type(got).__name__}")
+    if _is_autocast(input):
+        dtype = torch.get_autocast_dtype(input.device.type)
+        input, weight = _autocast(dtype, input), _autocast(dtype, weight)
+        bias = None if bias is None else _autocast(dtype, bias)
     want_z = torch.is_grad_enabled()
     if weight.dim() == 1:
         if bias is not None:
@@ -98,9 +103,8 @@ def mse_loss(
             are promoted.
         target: t, of ``input``'s shape. Differentiable, as ``input`` is.
         size_average, reduce: deprecated in torch; see ``reduction``.
-        reduction: "none": the terms themselves; "sum": their sum; "mean": their sum over N, the
-        number
-            of terms (the sum of ``weight`` where it is given).
+        reduction: "none": the terms themselves; "sum": their sum; "mean": their sum over N,
+            the number of terms (the sum of ``weight`` where it is given).
         weight: w, of ``input``'s shape; not differentiable. None: ones.
 
     Returns:
@@ -128,6 +132,8 @@ def mse_loss(
                 f"got {list(weight.shape)}"
             )
     tensors = [input, target] if weight is None else [input, target, weight]
+    if _is_autocast(input):
+        tensors = [_autocast(torch.float32, t) for t in tensors]
     if target.size() != input.size():
         tensors = list(torch.broadcast_tensors(*tensors))
     x, t, *w = _promoted(tensors)
@@ -159,9 +165,9 @@ def cross_entropy(
         weight: w, shape ``[C]``, one factor per class; not differentiable. None: ones.
         size_average, reduce: deprecated in torch; see ``reduction``.
         ignore_index: samples with this class index count neither in the loss nor in the mean.
-        reduction: "none": the samples' losses; "sum": their sum; "mean": their sum over the sum of
-        the
-            weights of the samples' classes (class indices) or over their number (probabilities).
+        reduction: "none": the samples' losses; "sum": their sum; "mean": their sum over the
+            sum of the weights of the samples' classes (class indices) or over their number
+            (probabilities).
         label_smoothing: e, from 0 to 1.
 
     Returns:
@@ -178,6 +184,9 @@ def cross_entropy(
     number = _reduction.get_enum(reduction)
     if weight is not None:
         _check_constant_weight("cross_entropy", weight)
+    if _is_autocast(input):
+        input, target = _autocast(torch.float32, input), _autocast(torch.float32, target)
+        weight = None if weight is None else _autocast(torch.float32, weight)
     if target.dtype.is_floating_point:
         if ignore_index >= 0:
             raise RuntimeError(
@@ -203,6 +212,16 @@ def cross_entropy(
             f"(the dtype of input), got {target.dtype}"
         )
     return CrossEntropy.apply(input, target, weight, number, ignore_index, label_smoothing)[0]
+
+
+def _is_autocast(input: Tensor) -> bool:
+    device = input.device.type
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+
+
+def _autocast(dtype: torch.dtype, t: Tensor) -> Tensor:
+    """What torch.autocast makes of the argument of an op that runs in ``dtype``."""
+    return t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t
 
 
 def _check_constant_weight(loss: str, weight: Tensor) -> None:

@@ -3,10 +3,10 @@ convert, which puts them into a model that is already there."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,12 @@ class MLP(nn.Sequential):
             )
         )
 
+    def __getitem__(self, idx: Any) -> Any:
+        # Sequential builds a slice as type(self)(layers), but MLP is built from sizes.
+        if isinstance(idx, slice):
+            return nn.Sequential(OrderedDict(list(self._modules.items())[idx]))
+        return super().__getitem__(idx)
+
 
 class MSELoss(nn.MSELoss):
     """The mean squared error, torch.nn.MSELoss on :func:`gdext.functional.mse_loss`."""
@@ -128,15 +134,13 @@ def convert(module: ModuleT) -> ModuleT:
     Left alone: subclasses of torch.nn.Linear, Linears whose forward was replaced, and dtypes
     without a kernel.
     """
-    uses = Counter(
-        id(child) for parent in module.modules() for child in parent._modules.values() if child
-    )
+    uses = Counter(id(child) for parent in module.modules() for child in parent._modules.values())
     for layer in list(module.modules()):
         if _is_plain_linear(layer):
             layer.__class__ = Linear
             layer.__dict__["activation"] = None
     for parent in module.modules():
-        if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
+        if isinstance(parent, nn.Sequential) and _runs_in_sequence(parent):
             for (_, layer), (name, follower) in pairwise(list(parent._modules.items())):
                 activation = _activation_name(follower)
                 if activation and uses[id(layer)] == 1 and _is_fusible(layer):
@@ -144,6 +148,10 @@ def convert(module: ModuleT) -> ModuleT:
                     layer.activation = activation
                     parent._modules[name] = nn.Identity()
     return module
+
+
+def _runs_in_sequence(module: nn.Sequential) -> bool:
+    return type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
 
 
 def _is_plain_linear(module: nn.Module) -> bool:

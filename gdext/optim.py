@@ -113,6 +113,9 @@ class _Update:
                     f"param_groups[{index}]['params'][{position}].grad: wanted a dense gradient "
                     f"(layout torch.strided), got {g.layout}"
                 )
+            if g.is_conj() or g.is_neg():
+                # A view whose memory holds other numbers than it shows; kernels see memory.
+                g = p.grad = g.resolve_conj().resolve_neg()
             self.params.append(p)
             self.grads.append(g)
         self.buffers: list[Tensor | None] = []
@@ -126,31 +129,46 @@ class _Update:
 
     def check(self) -> None:
         """What the op checks: all updates of a step must pass before the first one starts."""
-        for name, tensors in (("grads", self.grads), ("momentum_buffers", self.buffers)):
-            for i, (t, p) in enumerate(zip(tensors, self.params, strict=False)):
-                if t is None:
-                    continue
-                for what in ("shape", "dtype", "device"):
-                    got, wanted = getattr(t, what), getattr(p, what)
-                    if got != wanted:
-                        raise RuntimeError(
-                            f"{name}[{i}] of param_groups[{self.index}]: wanted {what} "
-                            f"{_show(wanted)} (that of params[{i}]), got {_show(got)}"
-                        )
+        # A buffer that is still to be made will be like its parameter.
+        buffers = [
+            p if buffer is None else buffer
+            for p, buffer in zip(self.params, self.buffers, strict=False)
+        ]
+        try:
+            self._call(buffers, check_only=True)
+        except (RuntimeError, ValueError) as error:
+            raise type(error)(f"param_groups[{self.index}]: {error}") from None
 
     def run(
         self, state: dict[Tensor, Any], grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
-        group, params, grads = self.group, self.params, self.grads
+        params, grads = self.params, self.grads
         buffers = [
             torch.empty_like(p, memory_format=torch.preserve_format) if buffer is None else buffer
             for p, buffer in zip(params, self.buffers, strict=False)
         ]
+        self._call(buffers, grad_scale, found_inf)
+        # The kernel writes where autograd cannot see it.
+        written = params + buffers if grad_scale is None else params + buffers + grads
+        torch.autograd.graph.increment_version(written)
+        if self.is_first:
+            for p, buffer, first in zip(params, buffers, self.first, strict=True):
+                if first:
+                    state[p]["momentum_buffer"] = buffer
+
+    def _call(
+        self,
+        buffers: list[Tensor],
+        grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+        check_only: bool = False,
+    ) -> None:
+        group = self.group
         lr = group["lr"]
         is_tensor = isinstance(lr, Tensor)
         torch.ops.gdext.sgd_.default(
-            _as_real(params),
-            _as_real(grads),
+            _as_real(self.params),
+            _as_real(self.grads),
             _as_real(buffers),
             self.first,
             lr=0.0 if is_tensor else lr,
@@ -162,25 +180,14 @@ class _Update:
             maximize=group["maximize"],
             grad_scale=grad_scale,
             found_inf=found_inf,
+            check_only=check_only,
         )
-        # The kernel writes where autograd cannot see it.
-        written = params + buffers if grad_scale is None else params + buffers + grads
-        torch.autograd.graph.increment_version(written)
-        if self.is_first:
-            for p, buffer, first in zip(params, buffers, self.first, strict=True):
-                if first:
-                    state[p]["momentum_buffer"] = buffer
-
-
-def _show(value: torch.Size | torch.dtype | torch.device) -> str:
-    return str(list(value)) if isinstance(value, torch.Size) else str(value).removeprefix("torch.")
 
 
 def _as_real(tensors: list[Tensor]) -> list[Tensor]:
-    # A conjugated gradient is a view whose memory holds other numbers than it shows.
     if not any(map(torch.is_complex, tensors)):
         return tensors
-    return [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in tensors]
+    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
 
 
 def _check_options(group: dict[str, Any], smallest_lr: float) -> None:

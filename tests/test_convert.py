@@ -211,3 +211,12 @@ def test_convert_keeps_mode_and_requires_grad():
     model[0].weight.requires_grad_(False)
     got = convert(model)
     assert not got.training and not got[0].training and not got[0].weight.requires_grad
+
+
+def test_convert_leaves_a_sequential_whose_forward_was_replaced():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model.forward = lambda x: model[0](x)
+    x = randn(2, 4, dtype=torch.float32)
+    want = model(x)
+    assert isinstance(convert(model)[1], nn.ReLU)
+    torch.testing.assert_close(model(x), want)

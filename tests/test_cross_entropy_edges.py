@@ -157,3 +157,21 @@ def test_byte_targets_and_one_element_target_as_torch_s(device, reduction):
 def test_same_inputs_same_bits(device, dtype):
     x, target = randn(3000, 11, dtype=dtype, device=device), class_indices((3000, 11)).to(device)
     assert_bits_equal(cross_entropy(x, target), cross_entropy(x, target))
+
+
+def test_infinite_weight_of_another_class(device):
+    x, other = (leaf(randn(3, 4, dtype=torch.float32, seed=1, device=device)) for _ in range(2))
+    weight = torch.tensor([1.0, 2.0, float("inf"), 1.0], device=device)
+    target = torch.tensor([0, 1, 3], device=device)
+    cross_entropy(x, target, weight).backward()
+    F.cross_entropy(other, target, weight).backward()
+    torch.testing.assert_close(x.grad, other.grad)
+
+
+def test_backward_ops_check_the_class_indices():
+    """On the CPU: the backward reads weight[index], which must not lie outside."""
+    x, weight = randn(3, 4), torch.ones(4, dtype=torch.float64)
+    dy, *stats = torch.ops.gdext.cross_entropy(x, torch.tensor([0, 1, 2]), weight, 1, -100, 0.0)
+    bad = torch.tensor([0, 1, 7])
+    with pytest.raises(IndexError, match="Target 7 is out of bounds"):
+        torch.ops.gdext.cross_entropy_backward(dy, x, bad, weight, *stats, -100, 0.0, [True, False])

@@ -51,6 +51,7 @@ LINEAR = {
     "bias on meta": Bad("linear", lambda d: (t(3, 4, device=d), t(2, 4, device=d), t(2, device="meta")), names("bias", "meta")),
     "input a list": Bad("linear", lambda d: ([1.0], t(2, 4, device=d)), names("input", "list")),
     "weight None": Bad("linear", lambda d: (t(3, 4, device=d), None), names("weight", "NoneType")),
+    "bias a number": Bad("linear", lambda d: (t(3, 4, device=d), t(2, 4, device=d), 3.0), names("bias", "float")),
     "integers": Bad("linear", lambda d: (t(3, 4, dtype=torch.int64, device=d), t(2, 4, dtype=torch.int64, device=d)), names("input", "int64"), types=(RuntimeError, NotImplementedError)),
     "complex": Bad("linear", lambda d: (t(3, 4, dtype=torch.complex64, device=d), t(2, 4, dtype=torch.complex64, device=d)), names("input", "complex64"), types=(RuntimeError, NotImplementedError)),
     "sparse input": Bad("linear", lambda d: (t(3, 4, device=d).to_sparse(), t(2, 4, device=d)), (*names("input"), "sparse|dense|layout"), types=(RuntimeError, NotImplementedError)),

@@ -70,6 +70,13 @@ def test_mlp_is_a_sequential_of_torch_s():
     torch.testing.assert_close(ours(x), want)
 
 
+def test_mlp_slice_is_a_sequential_of_the_same_layers():
+    model = MLP([6, 5, 4, 3])
+    head = model[:-1]
+    assert type(head) is nn.Sequential and list(head) == [model[0], model[1]]
+    assert [type(layer).__name__ for layer in model + model * 2] == ["Linear"] * 9
+
+
 def test_mlp_defaults_and_options(device):
     model = MLP((4, 8, 3), bias=False, device=device, dtype=torch.float64)
     assert [layer.activation for layer in model] == ["relu", None]

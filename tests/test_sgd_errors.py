@@ -139,7 +139,7 @@ def test_momentum_buffer_of_the_wrong_shape(device, groups):
     optimizer = gdext.optim.SGD(split, 0.1, momentum=0.9)
     set_gradients(params, make_gradients(params, 1)[0])
     optimizer.state[params[1]]["momentum_buffer"] = torch.zeros(7, device=device)
-    name = "momentum_buffers[1]" if groups == 1 else "momentum_buffers[0] of param_groups[1]"
+    name = "momentum_buffers[1]" if groups == 1 else "param_groups[1]: momentum_buffers[0]"
     param = "params[1]" if groups == 1 else "params[0]"
     text = f"{name}: wanted shape [3] (that of {param}), got [7]"
     assert_step_refused(optimizer, params, RuntimeError, text)
@@ -164,3 +164,31 @@ def test_integer_parameters(device):
     optimizer.param_groups[0]["params"][0].grad = torch.ones_like(p)
     text = "params[0]: wanted dtype float32, float64, bfloat16 or float16, got int32"
     assert_step_refused(optimizer, optimizer.param_groups[0]["params"], RuntimeError, text)
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("shared", "params[1]: wanted memory of its own, got memory of params[0]"),
+        (
+            "expanded",
+            "params[0]: wanted every element at an address of its own, got an expanded tensor of "
+            "shape [4] with strides [0]",
+        ),
+        ("integers", "params[0]: wanted dtype float32, float64, bfloat16 or float16, got int32"),
+    ],
+)
+def test_fault_in_a_later_group_leaves_the_first_untouched(device, fault, text):
+    good = nn.Parameter(torch.ones(3, device=device))
+    memory = torch.ones(6, device=device)
+    bad = {
+        "shared": [memory[:4], memory[2:]],
+        "expanded": [memory[:1].expand(4)],
+        "integers": [memory.int()],
+    }[fault]
+    params = [good, *(nn.Parameter(t, requires_grad=t.is_floating_point()) for t in bad)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    groups = [{"params": params[:1]}, {"params": params[1:]}]
+    optimizer = gdext.optim.SGD(groups, 0.1, momentum=0.9)
+    assert_step_refused(optimizer, params, RuntimeError, f"param_groups[1]: {text}")

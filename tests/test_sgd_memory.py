@@ -116,3 +116,19 @@ def test_mixed_dtypes_in_one_group(device):
         run(optimizer, own, [[of_step[i] for i in mine] for of_step in gradients])
     for p, q in zip(params, apart, strict=True):
         assert_bits_equal(p.detach(), q.detach())
+
+
+@pytest.mark.parametrize("lazy", [torch.conj, torch._neg_view, lambda z: z.conj().imag])
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_gradient_that_is_a_lazy_view(device, lazy, scale):
+    """Conjugate and negative views: their memory holds other numbers than they show."""
+    g = lazy(torch.randn(3, 4, dtype=torch.complex64, device=device))
+    want = g.clone() / (scale or 1)
+    p = nn.Parameter(torch.zeros_like(want))
+    p.grad = g
+    optimizer = gdext.optim.SGD([p], 1.0)
+    if scale:
+        optimizer.grad_scale = torch.tensor(scale, device=device)
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), -want)
+    torch.testing.assert_close(p.grad, want)

@@ -1,9 +1,13 @@
 // sgd: one update of a list of tensors, the rule of torch.optim.SGD (Sutskever et al., "On the
 // importance of initialization and momentum in deep learning", 2013, in PyTorch's form):
-//   g <- g / grad_scale                 where grad_scale is given; stored back, as a GradScaler
-//   expects d  = (maximize ? -g : g) + weight_decay p m <- first ? d : momentum m + (1 - dampening)
-//   d         where momentum != 0 d  = nesterov ? d + momentum m : m                      where
-//   momentum != 0 p <- p - lr d
+//
+//   g <- g / grad_scale                              where grad_scale is given; stored back, as a
+//                                                    GradScaler expects
+//   d  = (maximize ? -g : g) + weight_decay p
+//   m <- first ? d : momentum m + (1 - dampening) d  where momentum != 0
+//   d  = nesterov ? d + momentum m : m               where momentum != 0
+//   p <- p - lr d
+//
 // Nothing at all is written where *found_inf != 0.
 //
 // p, g and m are of `dtype`; the arithmetic is done in its accumulation type and rounded once, when
@@ -16,8 +20,7 @@ namespace gdext {
 struct SgdTensor {
   void* p;  // [n] parameter; updated
   void* g;  // [n] gradient; read, and overwritten where grad_scale is given
-  void*
-      m;  // [n] momentum buffer; updated (overwritten, never read, if first); null if momentum == 0
+  void* m;  // [n] momentum; updated (overwritten, never read, if first); null if momentum == 0
   int64_t n;
   bool first;  // m holds nothing yet
 };

@@ -7,7 +7,7 @@ struct CrossEntropySample {
   const CrossEntropyTarget& target;
   int64_t C, D, first;  // first: offset of class 0, classes lie D apart
   const T *x, *w;
-  int64_t index;  // the class index, -1 where ignored or where the target is probabilities
+  int64_t index;  // the class index, perhaps out of range where ignored; -1 for probabilities
   bool ignored;
 
   CrossEntropySample(const CrossEntropyTarget& target_, const void* x_, int64_t C_, int64_t D_,
@@ -26,12 +26,13 @@ struct CrossEntropySample {
   A weight(int64_t c) const { return w ? static_cast<A>(w[c]) : A(1); }
   A smoothing() const { return static_cast<A>(target.label_smoothing); }
   A q(int64_t c) const {
-    if (ignored) return A(0);
+    if (ignored || (one_class() && c != index)) return A(0);
     const A hit =
         target.prob ? static_cast<A>(static_cast<const T*>(target.prob)[at(c)]) : A(c == index);
     return smoothed_target(hit, weight(c), smoothing(), static_cast<A>(C));
   }
-  // q is one class: only that term of a sum over q counts, whatever the other logits are (0 * inf).
+  // q is one class: only that term of a sum over q counts, whatever the other logits and weights
+  // are (0 * inf).
   bool one_class() const { return target.index && target.label_smoothing == 0; }
   A sum_q() const {
     if (ignored) return A(0);
@@ -114,6 +115,7 @@ inline void cross_entropy(const CrossEntropyArgs& args) {
 
 inline void cross_entropy_backward(const CrossEntropyBackwardArgs& args) {
   const int64_t samples = args.N * args.D;
+  check_class_indices(args.target, samples, args.C);
   for_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
     using A = acc_t<T>;
@@ -142,6 +144,7 @@ inline void cross_entropy_backward(const CrossEntropyBackwardArgs& args) {
 
 inline void cross_entropy_double_backward(const CrossEntropyDoubleBackwardArgs& args) {
   const int64_t samples = args.N * args.D;
+  check_class_indices(args.target, samples, args.C);
   for_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
     using A = acc_t<T>;

@@ -69,7 +69,8 @@ STABLE_TORCH_LIBRARY(gdext, m) {
   m.def(
       "sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, bool[] first,"
       " *, float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay,"
-      " bool nesterov, bool maximize, Tensor? grad_scale, Tensor? found_inf) -> ()");
+      " bool nesterov, bool maximize, Tensor? grad_scale, Tensor? found_inf,"
+      " bool check_only=False) -> ()");
   m.def("_build_config() -> str");
   m.def("_cpu_isas() -> str");
   m.def("_cpu_isa_in_use() -> str");

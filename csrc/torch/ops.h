@@ -39,6 +39,6 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
           const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
           const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
           bool nesterov, bool maximize, const OptionalTensor& grad_scale,
-          const OptionalTensor& found_inf);
+          const OptionalTensor& found_inf, bool check_only);
 
 }  // namespace gdext

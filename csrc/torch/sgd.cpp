@@ -196,7 +196,7 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
           const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
           const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
           bool nesterov, bool maximize, const OptionalTensor& grad_scale,
-          const OptionalTensor& found_inf) {
+          const OptionalTensor& found_inf, bool check_only) {
   const size_t count = params.size(), buffers = momentum != 0 ? count : 0;
   check_options(momentum, dampening, weight_decay, nesterov);
   const char* per_param = "one for each of params";
@@ -227,6 +227,8 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
   for (const Group& group : groups) lr_on_device = lr_on_device && group.like->is_cuda();
   if (lr_tensor && !lr_on_device) lr = read_number(*lr_tensor);
   GDEXT_CHECK_VALUE(lr_on_device || std::isfinite(lr), "lr: wanted a finite number, got ", lr);
+  // The caller has several lists to update, or none of them.
+  if (check_only) return;
 
   const NoGrad no_grad;
   Copies copies;

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from gdext._autograd.checks import check_devices
 from gdext._autograd.mse import NONE, accumulation_dtype
+from gdext._autograd.twice import BackwardOfBackward
 
 _cross_entropy = torch.ops.gdext.cross_entropy.default
 _cross_entropy_backward = torch.ops.gdext.cross_entropy_backward.default
@@ -86,6 +86,8 @@ class CrossEntropy(Function):
     """(x, target, weight or None, reduction, ignore_index, label_smoothing) -> loss, stats,
     norm."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor,
@@ -128,6 +130,8 @@ class CrossEntropy(Function):
 class CrossEntropyBackward(Function):
     """(dy, x, target, weight, stats, norm, options..., wanted) -> dx, dt."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         dy: Tensor,
@@ -153,8 +157,9 @@ class CrossEntropyBackward(Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, u: Tensor | None, v: Tensor | None) -> tuple[Tensor | None, ...]:
         _, need_x, need_t, *_ = ctx.needs_input_grad
-        gdy, gx, gt = _cross_entropy_double_backward(u, v, *ctx.saved_tensors, *ctx.options, need_t)
+        gdy, gx, gt = BackwardOfBackward.apply(
+            _cross_entropy_double_backward, u, v, *ctx.saved_tensors, *ctx.options, need_t
+        )
         return gdy, gx if need_x else None, gt if need_t else None, *(None,) * 7

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from gdext._autograd.checks import check_devices
+from gdext._autograd.twice import BackwardOfBackward
 
 # The order is csrc/common/activation.h's.
 ACTIVATIONS = (
@@ -46,6 +46,13 @@ def _(
     x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, want_z: bool
 ) -> tuple[Tensor, Tensor]:
     check_devices(x, weight=weight, bias=bias)
+    torch._check(
+        x.shape[-1] == weight.shape[1],
+        lambda: (
+            f"input: wanted last dimension {weight.shape[1]} (in_features of weight "
+            f"{list(weight.shape)}), got shape {list(x.shape)}"
+        ),
+    )
     shape = (*x.shape[:-1], weight.shape[0])
     z_shape = shape if want_z and activation in SAVES_Z else (0,)
     return x.new_empty(shape), x.new_empty(z_shape)
@@ -82,6 +89,8 @@ class Linear(Function):
 
     ``want_z``: keep what the backward needs; without it only y is of use.
     """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(
@@ -120,6 +129,8 @@ class LinearBackward(Function):
     not to it, which is why bias is an argument although dx, dw and db are computed without it.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         dy: Tensor,
@@ -139,50 +150,69 @@ class LinearBackward(Function):
         ctx.save_for_backward(dy, saved, x, weight)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, u: Tensor | None, v: Tensor | None, r: Tensor | None) -> Grads:
-        dy, saved, x, weight = ctx.saved_tensors
-        _, _, need_x, need_w, need_b, _, _ = ctx.needs_input_grad
-        q = _cotangent_of_dz(u, v, r, x, weight, dy)
-        if q is None:
+        if u is None and v is None and r is None:
             return (None,) * 7
+        wanted = ctx.needs_input_grad[2:5]
+        gdy, gx, gw, gb = BackwardOfBackward.apply(
+            _double_backward, u, v, r, *ctx.saved_tensors, ctx.activation, wanted
+        )
+        return gdy, None, gx, gw, gb, None, None
 
-        if saved is None:
-            gdy, dz = q, dy
-            gx = gw = gb = None
-        else:
-            gdy, gz, dz = _activation_double_backward(q, dy, saved, ctx.activation)
-            # through z: gz takes the place of dz in the first backward
-            grads = _linear_backward(gz, None, x, weight, IDENTITY, [need_x, need_w, need_b])
-            gx, gw, gb = grads[0] if need_x else None, grads[1] if need_w else None, grads[2]
 
-        # through the products: S = <u, dz w> + <v, dz^T x>, so x's gradient is dz v, weight's dz^T
-        # u
-        through_v, through_u = need_x and v is not None, need_w and u is not None
-        if through_v or through_u:
-            dz_v, dz_u, _ = _linear_backward(
-                dz,
-                None,
-                x if u is None else u,
-                weight if v is None else v,
-                IDENTITY,
-                [through_v, through_u, False],
-            )
-            gx = _sum(gx, dz_v if through_v else None)
-            gw = _sum(gw, dz_u if through_u else None)
-        return gdy, None, gx, gw, gb if need_b else None, None, None
+def _double_backward(
+    u: Tensor | None,
+    v: Tensor | None,
+    r: Tensor | None,
+    dy: Tensor,
+    saved: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    activation: int,
+    wanted: tuple[bool, bool, bool],
+) -> Grads:
+    """Gradients of dy, x, weight and bias from the cotangents u of dx, v of dw and r of db, not all
+    of them None."""
+    need_x, need_w, need_b = wanted
+    q = _cotangent_of_dz(u, v, r, x, weight, dy)
+    if saved is None:
+        gdy, dz = q, dy
+        gx = gw = gb = None
+    else:
+        gdy, gz, dz = _activation_double_backward(q, dy, saved, activation)
+        # through z: gz takes the place of dz in the first backward
+        grads = _linear_backward(gz, None, x, weight, IDENTITY, [need_x, need_w, need_b])
+        gx, gw, gb = grads[0] if need_x else None, grads[1] if need_w else None, grads[2]
+
+    # through the products: S = <u, dz w> + <v, dz^T x>: x's gradient is dz v, weight's dz^T u
+    through_v, through_u = need_x and v is not None, need_w and u is not None
+    if through_v or through_u:
+        dz_v, dz_u, _ = _linear_backward(
+            dz,
+            None,
+            x if u is None else u,
+            weight if v is None else v,
+            IDENTITY,
+            [through_v, through_u, False],
+        )
+        gx = _sum(gx, dz_v if through_v else None)
+        gw = _sum(gw, dz_u if through_u else None)
+    return gdy, gx, gw, gb if need_b else None
 
 
 def _cotangent_of_dz(
     u: Tensor | None, v: Tensor | None, r: Tensor | None, x: Tensor, weight: Tensor, dy: Tensor
-) -> Tensor | None:
+) -> Tensor:
     """q = u w^T + x v^T + r, of dy's shape."""
     q = None
     if u is not None:
         q, r = _linear(u, weight, r, IDENTITY, False)[0], None
     if v is not None:
         q, r = _sum(q, _linear(x, v, r, IDENTITY, False)[0]), None
-    return q if r is None else r.expand(dy.shape)
+    if q is None:
+        assert r is not None
+        q = r.expand(dy.shape)
+    return q
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:

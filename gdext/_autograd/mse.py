@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 from gdext._autograd.checks import check_devices
+from gdext._autograd.twice import BackwardOfBackward
 
 NONE = 0
 
@@ -54,6 +54,8 @@ def _(
 class Mse(Function):
     """(x, target, weight or None: all of one shape; reduction) -> loss, norm."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor, target: Tensor, weight: Tensor | None, reduction: int
@@ -83,6 +85,8 @@ class Mse(Function):
 class MseBackward(Function):
     """(dy, x, target, weight, norm, reduction) -> dx; dt is -dx."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         dy: Tensor,
@@ -100,8 +104,9 @@ class MseBackward(Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
         _, need_x, need_t, _, _, _ = ctx.needs_input_grad
-        gdy, gx = _mse_double_backward(u, *ctx.saved_tensors, ctx.reduction)
+        gdy, gx = BackwardOfBackward.apply(
+            _mse_double_backward, u, *ctx.saved_tensors, ctx.reduction
+        )
         return gdy, gx if need_x else None, -gx if need_t else None, None, None, None

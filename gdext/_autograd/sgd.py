@@ -22,5 +22,6 @@ def _(
     maximize: bool,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
+    check_only: bool = False,
 ) -> None:
     return None
