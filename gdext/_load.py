@@ -10,7 +10,8 @@ OLDEST_TORCH = (2, 11)
 INSTALL_TORCH = 'Install it: pip install "torch>=2.11"'
 BUILD = (
     "In gdext's source folder run: pip install --no-build-isolation -e . "
-    "(needs a C++ compiler; add --force-reinstall --no-deps to replace an older build)"
+    "(needs a C++ compiler; add --force-reinstall --no-deps to replace an older build). "
+    "If gdext is installed, start Python outside that folder"
 )
 
 try:

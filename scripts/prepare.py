@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.parse import unquote
 
 from build_support.environment import BuildError, find_compiler, find_torch
 
@@ -87,11 +89,22 @@ def fingerprint() -> str:
     return digest.hexdigest()
 
 
+def installed_from_here() -> bool:
+    """Whether the gdext of this environment is this folder's, and not a wheel or another copy's,
+    which would be imported in place of these sources."""
+    try:
+        origin = json.loads(distribution("gdext").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        return False
+    editable = origin.get("dir_info", {}).get("editable", False)
+    return editable and unquote(origin.get("url", "")) == f"file://{ROOT}"
+
+
 def is_built(stamp: Path) -> bool:
     """Whether this environment has gdext built from the present sources."""
     return (
         stamp.is_file()
-        and installed_version("gdext") is not None
+        and installed_from_here()
         and (ROOT / "gdext" / "_C.abi3.so").is_file()
         and stamp.read_text() == fingerprint()
     )
@@ -111,13 +124,18 @@ def stage(title: str, command: list[str], log: Path) -> None:
 
 def prepare(job: str, pinned: bool) -> None:
     """Install what is missing and build gdext if anything has changed."""
+    folder = ROOT / "build"
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    stamp = folder / f"installed-{environment}"
+    wanted = to_install(requirements(job), pinned)
+    if not wanted and is_built(stamp):
+        return
+
     find_compiler(os.environ)  # Before minutes of downloads, not after.
     kept = None if pinned else find_torch().version
-    folder = ROOT / "build"
     folder.mkdir(exist_ok=True)
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
 
-    wanted = to_install(requirements(job), pinned)
     if wanted:
         constraint = []
         if kept:
@@ -130,8 +148,6 @@ def prepare(job: str, pinned: bool) -> None:
             folder / "pip.log",
         )
 
-    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
-    stamp = folder / f"installed-{environment}"
     if not is_built(stamp):
         command = [*pip, "-v", "--no-build-isolation", "--no-deps", "-e", str(ROOT)]
         stage("building gdext", command, folder / "build.log")
@@ -146,7 +162,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         prepare(arguments.job, arguments.pinned)
-    except BuildError as error:
+    except (BuildError, OSError) as error:
         print(f"gdext: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,6 +116,7 @@ def commands(project, monkeypatch):
 
     monkeypatch.setattr(prepare, "stage", run)
     monkeypatch.setattr(prepare, "installed_version", lambda name: "84.2.1")
+    monkeypatch.setattr(prepare, "installed_from_here", lambda: True)
     return titles
 
 
@@ -123,6 +125,44 @@ def test_second_run_does_nothing(commands):
     assert commands == ["building gdext"]
     prepare.prepare("test", pinned=False)
     assert commands == ["building gdext"]
+
+
+def test_second_run_needs_no_compiler(commands, monkeypatch):
+    prepare.prepare("train", pinned=False)
+    monkeypatch.setattr(prepare, "find_compiler", lambda environ: pytest.fail("looked for one"))
+    prepare.prepare("train", pinned=False)
+
+
+def test_build_is_repeated_where_another_gdext_was_installed(commands, monkeypatch):
+    prepare.prepare("train", pinned=False)
+    monkeypatch.setattr(prepare, "installed_from_here", lambda: False)
+    prepare.prepare("train", pinned=False)
+    assert commands == ["building gdext"] * 2
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (None, False),
+        ('{"url": "file:///else/where", "dir_info": {"editable": true}}', False),
+        ('{"url": "file:///my%20copy", "dir_info": {}}', False),
+        ('{"url": "file:///my%20copy/gdext-0.1.0.whl", "archive_info": {}}', False),
+        ('{"url": "file:///my%20copy", "dir_info": {"editable": true}}', True),
+    ],
+)
+def test_whose_gdext_is_installed(monkeypatch, origin, expected):
+    found = SimpleNamespace(read_text=lambda name: origin)
+    monkeypatch.setattr(prepare, "distribution", lambda name: found)
+    monkeypatch.setattr(prepare, "ROOT", Path("/my copy"))
+    assert prepare.installed_from_here() is expected
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(project, monkeypatch, capsys):
+    (project / "build").write_text("a file in the way")
+    monkeypatch.setattr(sys, "argv", ["prepare.py", "train"])
+    monkeypatch.setattr(prepare, "installed_version", lambda name: "84.2.1")
+    assert prepare.main() == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_build_is_repeated_after_a_change_or_a_loss(commands, project):

@@ -20,7 +20,7 @@ from mnist_runs import (
 )
 
 from gdext import data
-from gdext.training import engine
+from gdext.training import engine, output, report
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +102,33 @@ def test_mixed_sources_are_refused(monkeypatch, capsys):
     monkeypatch.setattr(data, "mnist", lambda root=None, train=True: TRAIN if train else other)
     run("--engine", "torch", "--out", "o", code=2)
     assert "training set is made-up images, test set is a subset" in one_line(capsys)
+
+
+def test_a_folder_that_another_run_is_writing_into_is_refused(capsys):
+    Path("o").mkdir()
+    with output.locked(Path("o")):
+        run("--engine", "torch", "--out", "o", code=2)
+        assert "another run is writing into o" in one_line(capsys)
+        assert not list(Path("o").iterdir())
+    run("--engine", "torch", "--epochs", 1, "--out", "o")
+
+
+def test_a_closed_stdout_costs_no_epoch(monkeypatch, capsys):
+    def closed(self, row):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report.Report, "end_epoch", closed)
+        run("--engine", "torch", "--epochs", 2, "--out", "o", code=2)
+    assert "Broken pipe" in one_line(capsys)
+    assert state("o")["position"]["epoch"] == 1
+    run("--resume", "o")
+    assert len(rows("o")) == 2
+
+
+def test_a_closed_stderr_is_no_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    run("--engine", "torch", "--epochs", 1, "--out", "o")
 
 
 @each_engine

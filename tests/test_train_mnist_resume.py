@@ -107,6 +107,12 @@ def test_resume_into_another_folder_leaves_the_first_alone():
     assert list(map(untimed, rows("b"))) == list(map(untimed, rows("whole")))
 
 
+def test_resume_of_a_finished_run_into_another_folder_takes_the_checkpoint_along():
+    run("--engine", "torch", "--epochs", 1, "--out", "a")
+    run("--resume", "a", "--out", "b")
+    assert same(state("a"), state("b"))
+
+
 def test_default_folders_are_numbered_and_the_newest_is_resumed(capsys):
     for folder in ("runs/mnist", "runs/mnist-2", "runs/mnist-3"):
         run("--engine", "torch", "--schedule", "constant", "--epochs", 1)
@@ -157,6 +163,33 @@ def test_a_corrupt_checkpoint_is_refused(fault, capsys):
     capsys.readouterr()
     run("--resume", "o", code=2)
     assert "checkpoint.pt is " in one_line(capsys)
+    assert tree(Path("o")) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"position": None}, "does not fit its own options"),
+        ({"position": {"era": 1}}, "does not fit its own options"),
+        ({"model": {}}, "does not fit its own options"),
+        ({"optimizer": {}}, "does not fit its own options"),
+        ({"scheduler": torch.nn.Linear(1, 1)}, "holds more than tensors and plain values"),
+        ("model", "has no model"),
+    ],
+)
+def test_a_checkpoint_of_wrong_parts_is_refused(change, message, capsys):
+    run("--engine", "torch", "--epochs", 1, "--out", "o")
+    path = Path("o/checkpoint.pt")
+    content = torch.load(path, weights_only=True)
+    if isinstance(change, str):
+        del content[change]
+    else:
+        content.update(change)
+    torch.save(content, path)
+    before = tree(Path("o"))
+    capsys.readouterr()
+    run("--resume", "o", code=2)
+    assert message in one_line(capsys)
     assert tree(Path("o")) == before
 
 

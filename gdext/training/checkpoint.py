@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from gdext.training.options import DEFAULTS, UsageError
 from gdext.training.output import write_atomically
 
 FORMAT = "gdext MNIST run, version 1"
+PARTS = {"options", "samples", "model", "optimizer", "scheduler", "position"}
 
 
 @dataclass
@@ -68,6 +70,11 @@ def load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UsageError(f"--resume: there is no checkpoint {path}") from None
+    except pickle.UnpicklingError as error:  # torch's text advises to load the file unsafely
+        raise UsageError(
+            f"--resume: {path} is no checkpoint of this trainer: it holds more than tensors and "
+            "plain values, and was not loaded"
+        ) from error
     except Exception as error:  # whatever unzipping and unpickling raise
         reason = str(error).partition("\n")[0]
         raise UsageError(
@@ -75,8 +82,9 @@ def load(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UsageError(f'--resume: {path} is no checkpoint of the format "{FORMAT}"')
-    unknown = content["options"].keys() - DEFAULTS.keys()
-    if unknown:
+    if missing := PARTS - content.keys():
+        raise UsageError(f"--resume: {path} has no {', '.join(sorted(missing))}")
+    if unknown := content["options"].keys() - DEFAULTS.keys():
         raise UsageError(f"--resume: {path} has options unknown here: {', '.join(sorted(unknown))}")
     return content
 
@@ -87,14 +95,21 @@ def restore(
     """Puts a loaded checkpoint's state into `engine` and `scheduler`.
 
     Raises:
-        UsageError: the checkpoint was made on another number of training samples.
+        UsageError: the checkpoint was made on another number of training samples, or its parts
+            do not fit together.
     """
     if content["samples"] != samples:
         raise UsageError(
             f"--resume: the checkpoint was trained on {content['samples']} samples, "
             f"the data here has {samples}"
         )
-    engine.model.load_state_dict(content["model"])
-    engine.optimizer.load_state_dict(content["optimizer"])
-    scheduler.load_state_dict(content["scheduler"])
-    return Position(**content["position"])
+    try:
+        engine.model.load_state_dict(content["model"])
+        engine.optimizer.load_state_dict(content["optimizer"])
+        scheduler.load_state_dict(content["scheduler"])
+        return Position(**content["position"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"--resume: the checkpoint does not fit its own options: {reason}"
+        ) from error

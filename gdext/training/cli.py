@@ -7,6 +7,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     which `--help` explains. Every foreseeable error is one line on stderr."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
-        return _run(arguments)
+        with ExitStack() as stack:
+            return _run(arguments, stack)
     except (UsageError, DataError, ImportError, OSError) as error:
         print(f"train_mnist.py: error: {error}", file=sys.stderr)
         return 2
@@ -33,13 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, stack: ExitStack) -> int:
     given = options.parse(arguments)
     resumed = output.checkpoint_to_resume(given)
     saved = checkpoint.load(resumed) if resumed is not None else None
     chosen = options.complete(given, saved["options"] if saved else None)
     device = _device(chosen.device)
     folder = output.choose_folder(given.get("out"), resumed)
+    stack.enter_context(output.locked(folder))
     data = dataset.load(chosen, device)
     samples = len(data.train.labels)
     batch_size = samples if chosen.batch_size == "full" else chosen.batch_size
@@ -60,8 +63,11 @@ def _run(arguments: Sequence[str] | None) -> int:
         checkpoint.save(path, options.to_save(chosen), samples, trainer, scheduler, position)
 
     def end_epoch(row: dict[str, float]) -> None:
+        save()  # first: the report fails where stdout is a closed pipe
         report.end_epoch(row)
-        save()
+
+    if saved is not None and not path.exists():
+        save()  # --out is another folder than the checkpoint's: it too is whole from the start
 
     try:
         with loop.StopSignal() as stop:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -55,6 +57,27 @@ def choose_folder(given_out: str | None, resumed: Path | None) -> Path:
     return folder
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of `folder`, which holds no file that says so before the first epoch.
+
+    Raises:
+        UsageError: another run is writing into `folder`.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UsageError(f"another run is writing into {folder}: choose another --out") from None
+    except OSError:
+        pass  # some network file systems have no locks
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def holds_run(folder: Path) -> bool:
     return (folder / CHECKPOINT).exists() or (folder / METRICS).exists()
 
@@ -70,7 +93,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's own mode shuts out everyone else
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # an interrupt may come just after os.replace
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -34,7 +34,7 @@ class Report:
         self._lines = [json.dumps(row) for row in history]
         if self._lines:
             self._write()
-        self._tqdm = optional("tqdm", "tqdm", "progress bar") if sys.stderr.isatty() else None
+        self._tqdm = optional("tqdm", "tqdm", "progress bar") if _on_terminal() else None
         self._events: Any = None
         tensorboard = optional("torch.utils.tensorboard", "tensorboard", "TensorBoard events")
         if tensorboard is not None:
@@ -76,6 +76,10 @@ class Report:
     def _write(self) -> None:
         text = "".join(line + "\n" for line in self._lines)
         write_atomically(self._path, lambda file: file.write(text.encode()))
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()  # None where it was closed
 
 
 class _NoBar:
