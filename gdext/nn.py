@@ -81,6 +81,8 @@ class MLP(nn.Sequential):
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        for name in (activation, output_activation):
+            functional.activation_number(name)
         sizes = list(sizes)
         if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
             raise ValueError(f"sizes: wanted two or more positive integers, got {sizes}")
@@ -129,7 +131,8 @@ def convert(module: ModuleT) -> ModuleT:
     an activation right after a Linear, it becomes part of the Linear, and torch.nn.Identity takes
     its place. That is not done, and the activation left as it is, where it has other than default
     parameters, where either of the two has hooks, or where the Linear stands in the model more than
-    once.
+    once. (Code of the model's own that calls a Linear inside a Sequential directly, past the
+    activation, cannot be seen: it would get the activation too.)
 
     Left alone: subclasses of torch.nn.Linear, Linears whose forward was replaced, and dtypes
     without a kernel.

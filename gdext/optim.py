@@ -40,7 +40,7 @@ class SGD(torch.optim.SGD):
             every step (schedulers change them), where a negative lr is let pass; but a tensor lr
             on a GPU only for its shape.
         RuntimeError: ``differentiable=True``; a gradient that is sparse or not of its parameter's
-            shape, dtype and device; parameters that share memory.
+            shape, dtype and device; parameters of one group that share memory.
 
     All checks come before the first change: after an error parameters and state are as they were.
 

@@ -104,3 +104,39 @@ def test_no_activation_is_identity(device, activation):
     inputs = operands(device)
     same = torch.equal(linear(*inputs, activation=None), linear(*inputs, activation=activation))
     assert same == (activation == "identity")
+
+
+@pytest.mark.parametrize("name", ["identity", "relu", "silu"])
+def test_only_what_the_gradients_need_is_saved(device, name):
+    """dx is made of weight, dw of x; a curved activation's second derivative needs more of them."""
+    x, w, b = randn(3, 5, device=device), randn(4, 5, device=device), randn(4, device=device)
+
+    def saved_shapes(*leaves):
+        for t in (x, w, b):
+            t.requires_grad_(any(t is leaf for leaf in leaves))
+        y = linear(x, w, b, name)
+        return [tuple(t.shape) for t in y.grad_fn.saved_tensors if t is not None]
+
+    own = [] if name == "identity" else [(3, 4)]  # y or z
+    assert saved_shapes(x) == ([(3, 5)] if name == "silu" else []) + [(4, 5), *own]
+    assert saved_shapes(w) == [(3, 5)] + ([(4, 5)] if name == "silu" else []) + own
+    assert saved_shapes(b) == ([(4,)] if name == "silu" else []) + own
+
+
+def test_bias_may_change_between_forward_and_backward(device):
+    """As with torch.nn.functional.linear, whose backward does not read it either."""
+    x, w = randn(3, 5, device=device), leaf(randn(4, 5, device=device))
+    b = leaf(randn(4, device=device))
+    y = linear(x, w, b, "relu")
+    with torch.no_grad():
+        b.add_(1)
+    y.sum().backward()
+    assert_close(w.grad, F.relu(y.detach()).sign().T @ x, 1e-12, "dw")
+
+
+def test_an_input_that_the_backward_reads_may_not_change(device):
+    x, w = randn(3, 5, device=device), leaf(randn(4, 5, device=device))
+    y = linear(x, w)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()

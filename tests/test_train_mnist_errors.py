@@ -53,10 +53,12 @@ def _workplace(tmp_path, monkeypatch):
         (["--seed", "-1"], "--seed: -1: wanted"),
         (["--seed", "99999999999999999999"], "--seed: 99999999999999999999: wanted"),
         (["--target-accuracy", "98"], "--target-accuracy: 98: wanted a share in (0, 1]"),
+        (["--target-accuracy", "98%%"], "--target-accuracy: invalid share value"),
         (["--target-accuracy", "nan"], "--target-accuracy: nan: wanted"),
         (["--resume", "nowhere.pt"], "there is no checkpoint nowhere.pt"),
         (["--resume"], "there is no checkpoint o/checkpoint.pt"),
         (["--bogus"], "unrecognized arguments: --bogus"),
+        (["--out", ""], "--out: wanted the name of a folder, got nothing"),
         (["--out", "file/o"], "--out file/o cannot be written to"),
     ],
 )

@@ -100,13 +100,18 @@ inline void cross_entropy(const CrossEntropyArgs& args) {
     A& norm = *static_cast<A*>(args.norm);
     norm = A(1);
     if (args.reduction == Reduction::none) {
-      for_each_element(samples, [&](int64_t s) { loss[s] = static_cast<T>(sample_loss(s)); });
+      for_each_element(
+          samples, [&](int64_t s) { loss[s] = static_cast<T>(sample_loss(s)); },
+          sample_grain(args.C));
       return;
     }
-    const Sums sums = sum_over(samples, args.workspace, [&](int64_t s) {
-      const CrossEntropySample<T> sample(args.target, args.x, args.C, args.D, s);
-      return Sums{static_cast<double>(sample_loss(s)), static_cast<double>(sample.norm_term())};
-    });
+    const Sums sums = sum_over(
+        samples, args.workspace,
+        [&](int64_t s) {
+          const CrossEntropySample<T> sample(args.target, args.x, args.C, args.D, s);
+          return Sums{static_cast<double>(sample_loss(s)), static_cast<double>(sample.norm_term())};
+        },
+        sample_grain(args.C));
     const bool mean = args.reduction == Reduction::mean;
     if (mean) norm = static_cast<A>(sums.second);
     loss[0] = static_cast<T>(static_cast<A>(mean ? sums.first / sums.second : sums.first));
@@ -185,11 +190,14 @@ inline void cross_entropy_double_backward(const CrossEntropyDoubleBackwardArgs& 
       return (sample.ignored ? A(0) : static_cast<A>(h)) / norm;
     };
     if (args.reduction == Reduction::none) {
-      for_each_element(samples, [&](int64_t s) { gdy[s] = static_cast<T>(sample_gdy(s)); });
+      for_each_element(
+          samples, [&](int64_t s) { gdy[s] = static_cast<T>(sample_gdy(s)); },
+          sample_grain(args.C));
     } else {
-      const Sums sums = sum_over(samples, args.workspace, [&](int64_t s) {
-        return Sums{static_cast<double>(sample_gdy(s)), 0.0};
-      });
+      const Sums sums = sum_over(
+          samples, args.workspace,
+          [&](int64_t s) { return Sums{static_cast<double>(sample_gdy(s)), 0.0}; },
+          sample_grain(args.C));
       gdy[0] = static_cast<T>(static_cast<A>(sums.first));
     }
   });

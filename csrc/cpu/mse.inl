@@ -59,9 +59,11 @@ inline void mse_double_backward(const MseDoubleBackwardArgs& args) {
     T *gdy = static_cast<T*>(args.gdy), *gx = static_cast<T*>(args.gx);
     const A norm = *static_cast<const A*>(args.norm);
     const auto gdy_term = [&](int64_t i) { return in.dx(i, static_cast<A>(u[i]) / norm); };
+    // dx is linear in x - t: its derivative along u is itself, with u for x - t.
     for_each_element(args.n, [&](int64_t i) {
       const A dyi = static_cast<A>(dy[i * args.dy_stride]);
-      gx[i] = static_cast<T>(A(2) * in.weight(i) * static_cast<A>(u[i]) * dyi / norm);
+      gx[i] =
+          static_cast<T>(squared_error_dx(static_cast<A>(u[i]), A(0), in.weight(i), dyi / norm));
     });
     if (args.reduction == Reduction::none) {
       for_each_element(args.n, [&](int64_t i) { gdy[i] = static_cast<T>(gdy_term(i)); });

@@ -7,8 +7,9 @@
 namespace gdext::cpu {
 
 // Calls body(context, begin, end) over disjoint ranges that cover [begin, end), none (but the last)
-// shorter than grain, perhaps on several threads; an exception in a range is rethrown to the
-// caller.
+// shorter than grain, perhaps on several threads. An exception in a range reaches the caller, but
+// perhaps as another type (PyTorch's pool makes a std::runtime_error of it): kernels check their
+// arguments before they start.
 using ParallelFor = void (*)(int64_t begin, int64_t end, int64_t grain,
                              void (*body)(const void* context, int64_t begin, int64_t end),
                              const void* context);

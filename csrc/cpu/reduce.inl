@@ -24,13 +24,14 @@ struct Sums {
   double first = 0, second = 0;
 };
 
-// f(i) -> Sums of element i, for i in [0, n); `workspace` has room for kWorkspace doubles.
+// f(i) -> Sums of element i, for i in [0, n); `workspace` has room for kWorkspace doubles. A thread
+// is worth starting for `grain` elements.
 template <class F>
-Sums sum_over(int64_t n, double* workspace, const F& f) {
-  constexpr int64_t kMinRange = 1024;
-  const int64_t range = std::max(kMinRange, (n + kPartials - 1) / kPartials);
+Sums sum_over(int64_t n, double* workspace, const F& f, int64_t grain = kElementwiseGrain) {
+  const int64_t shortest = std::min<int64_t>(grain, 1024);
+  const int64_t range = std::max(shortest, (n + kPartials - 1) / kPartials);
   const int64_t ranges = (n + range - 1) / range;
-  parallel_for(0, ranges, kElementwiseGrain / kMinRange, [&](int64_t begin, int64_t end) {
+  parallel_for(0, ranges, std::max<int64_t>(grain / range, 1), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       Sum first, second;
       for (int64_t i = r * range; i < std::min(n, (r + 1) * range); ++i) {
@@ -51,8 +52,8 @@ Sums sum_over(int64_t n, double* workspace, const F& f) {
 }
 
 template <class F>
-void for_each_element(int64_t n, const F& f) {
-  parallel_for(0, n, kElementwiseGrain, [&](int64_t begin, int64_t end) {
+void for_each_element(int64_t n, const F& f, int64_t grain = kElementwiseGrain) {
+  parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) f(i);
   });
 }

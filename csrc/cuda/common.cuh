@@ -71,6 +71,8 @@ struct Sum {
     return a + b;
   }
 };
+// Where one of the two is NaN the result depends on their order: callers see to it that NaN comes
+// out by another way.
 struct Max {
   template <class A>
   __device__ A operator()(A a, A b) const {

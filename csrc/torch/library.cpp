@@ -41,7 +41,7 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       "linear(Tensor x, Tensor weight, Tensor? bias, int activation, bool want_z)"
       " -> (Tensor y, Tensor z)");
   m.def(
-      "linear_backward(Tensor dy, Tensor? saved, Tensor x, Tensor weight, int activation,"
+      "linear_backward(Tensor dy, Tensor? saved, Tensor? x, Tensor? weight, int activation,"
       " bool[] wanted) -> (Tensor dx, Tensor dw, Tensor db)");
   m.def(
       "activation_double_backward(Tensor q, Tensor dy, Tensor saved, int activation)"

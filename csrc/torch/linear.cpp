@@ -58,46 +58,57 @@ std::tuple<Tensor, Tensor> linear(Tensor x, Tensor weight, OptionalTensor bias, 
   return {y, z};
 }
 
-std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved, Tensor x,
-                                                   Tensor weight, int64_t activation,
-                                                   std::vector<bool> wanted) {
-  const DType dtype = check_linear(x, weight);
-  const Activation f = check_activation(activation);
-  const int64_t O = weight.size(0), I = weight.size(1);
-  const std::vector<int64_t> shape = with_last(x, O);
-  check_like(dy, "dy", x, "input");
-  check_shape(dy, "dy", shape, "that of the output");
+std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved,
+                                                   OptionalTensor x, OptionalTensor weight,
+                                                   int64_t activation, std::vector<bool> wanted) {
   GDEXT_CHECK_VALUE(wanted.size() == 3, "wanted: wanted 3 flags (dx, dw, db), got ", wanted.size());
+  const DType dtype = check_floating(dy, "dy");
+  const Activation f = check_activation(activation);
+  GDEXT_CHECK(dy.dim() >= 1, "dy: wanted at least 1 dimension, [*, out_features], got a ",
+              "0-dimensional tensor");
+  const int64_t B = leading(dy), O = dy.size(dy.dim() - 1);
+  LinearBackwardArgs args{};
+  args.dtype = dtype;
+  args.activation = f;
+  args.B = B;
+  args.O = O;
+  args.dy = as_matrix(dy);
+
   GDEXT_CHECK((f == Activation::identity) == !saved,
               "saved: wanted the forward's y or z for every activation but identity");
-  Matrix s;
-  Tensor dz = nothing(x);
+  Tensor dz = nothing(dy), dx = nothing(dy), dw = nothing(dy), db = nothing(dy);
   if (saved) {
-    check_like(*saved, "saved", x, "input");
-    check_shape(*saved, "saved", shape, "that of the output");
-    s = as_matrix(*saved);
-    dz = empty(shape, accumulation_dtype(x), x);
+    check_like(*saved, "saved", dy, "dy");
+    check_shape(*saved, "saved", dy.sizes(), "that of dy");
+    args.s = as_matrix(*saved);
+    dz = empty(dy.sizes(), accumulation_dtype(dy), dy);
+    args.dz = dz.mutable_data_ptr();
   }
-  Tensor dx = wanted[0] ? empty(x.sizes(), x) : nothing(x);
-  Tensor dw = wanted[1] ? empty(weight.sizes(), x) : nothing(x);
-  Tensor db = wanted[2] ? empty({O}, x) : nothing(x);
-  const auto out = [](bool given, const Tensor& t) {
-    return given ? t.mutable_data_ptr() : nullptr;
-  };
-  const LinearBackwardArgs args{dtype,
-                                f,
-                                leading(x),
-                                I,
-                                O,
-                                as_matrix(dy),
-                                s,
-                                as_matrix(x),
-                                as_matrix(weight),
-                                out(saved.has_value(), dz),
-                                out(wanted[0], dx),
-                                out(wanted[1], dw),
-                                out(wanted[2], db)};
-  GDEXT_RUN(x, linear_backward, args);
+  if (wanted[0]) {
+    GDEXT_CHECK(weight && weight->dim() == 2, "weight: wanted shape [out_features, in_features] ",
+                "for dx");
+    check_like(*weight, "weight", dy, "dy");
+    args.I = weight->size(1);
+    check_shape(*weight, "weight", {O, args.I}, "out_features of dy");
+    args.w = as_matrix(*weight);
+    dx = empty(with_last(dy, args.I), dy);
+    args.dx = dx.mutable_data_ptr();
+  }
+  if (wanted[1]) {
+    GDEXT_CHECK(x && x->dim() >= 1, "input: wanted shape [*, in_features] for dw");
+    check_like(*x, "input", dy, "dy");
+    const int64_t I = x->size(x->dim() - 1);
+    check_shape(*x, "input", with_last(dy, wanted[0] ? args.I : I), "as dy but for in_features");
+    args.I = I;
+    args.x = as_matrix(*x);
+    dw = empty({O, I}, dy);
+    args.dw = dw.mutable_data_ptr();
+  }
+  if (wanted[2]) {
+    db = empty({O}, dy);
+    args.db = db.mutable_data_ptr();
+  }
+  GDEXT_RUN(dy, linear_backward, args);
   return {dx, dw, db};
 }
 

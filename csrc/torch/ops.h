@@ -11,9 +11,9 @@ using OptionalTensor = std::optional<Tensor>;
 
 std::tuple<Tensor, Tensor> linear(Tensor x, Tensor weight, OptionalTensor bias, int64_t activation,
                                   bool want_z);
-std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved, Tensor x,
-                                                   Tensor weight, int64_t activation,
-                                                   std::vector<bool> wanted);
+std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor saved,
+                                                   OptionalTensor x, OptionalTensor weight,
+                                                   int64_t activation, std::vector<bool> wanted);
 std::tuple<Tensor, Tensor, Tensor> activation_double_backward(Tensor q, Tensor dy, Tensor saved,
                                                               int64_t activation);
 

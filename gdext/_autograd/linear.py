@@ -30,6 +30,8 @@ ACTIVATIONS = (
     "gelu_tanh",
 )
 IDENTITY = 0
+# Those with f'' = 0 wherever it exists: their second derivatives need less.
+PIECEWISE_LINEAR = frozenset(ACTIVATIONS.index(name) for name in ("identity", "relu", "leaky_relu"))
 # Those whose derivative is taken from z; the others' is taken from y (saves_z in activation.h).
 SAVES_Z = frozenset(
     ACTIVATIONS.index(name)
@@ -62,16 +64,22 @@ def _(
 def _(
     dy: Tensor,
     saved: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     activation: int,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    check_devices(x, weight=weight, dy=dy, saved=saved)
-    shapes = (x.shape, weight.shape, weight.shape[:1])
-    dx, dw, db = (
-        x.new_empty(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)
-    )
+    check_devices(dy, saved=saved, x=x, weight=weight)
+    *leading, out_features = dy.shape
+    dx, dw, db = (dy.new_empty(0) for _ in range(3))  # each its own: outputs do not alias
+    if wanted[0]:
+        assert weight is not None
+        dx = dy.new_empty((*leading, weight.shape[1]))
+    if wanted[1]:
+        assert x is not None
+        dw = dy.new_empty((out_features, x.shape[-1]))
+    if wanted[2]:
+        db = dy.new_empty(out_features)
     return dx, dw, db
 
 
@@ -106,7 +114,16 @@ class Linear(Function):
         ctx.mark_non_differentiable(z)
         ctx.set_materialize_grads(False)
         saved = None if activation == IDENTITY else z if activation in SAVES_Z else y
-        ctx.save_for_backward(x, weight, bias, saved)
+        # dx is made of weight and dw of x. Where f'' is not 0, the second derivative also goes to
+        # each of x, weight and bias that has a gradient, by way of saved.
+        need_x, need_w, need_b = ctx.needs_input_grad[:3]
+        curved = activation not in PIECEWISE_LINEAR
+        ctx.save_for_backward(
+            x if need_w or (need_x and curved) else None,
+            weight if need_x or (need_w and curved) else None,
+            bias if need_b and curved else None,
+            saved,
+        )
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _dz: None) -> Grads:
@@ -126,7 +143,8 @@ class LinearBackward(Function):
     """(dy [*, O], saved, x [*, I], weight [O, I], bias, activation, wanted) -> dx, dw, db.
 
     ``saved`` depends on x, weight and bias. Its part in the second derivative is given to them and
-    not to it, which is why bias is an argument although dx, dw and db are computed without it.
+    not to it, which is why bias is an argument although dx, dw and db are computed without it. Each
+    of the three is None where neither this nor the gradients that are wanted need it.
     """
 
     generate_vmap_rule = True
@@ -135,8 +153,8 @@ class LinearBackward(Function):
     def forward(
         dy: Tensor,
         saved: Tensor | None,
-        x: Tensor,
-        weight: Tensor,
+        x: Tensor | None,
+        weight: Tensor | None,
         bias: Tensor | None,
         activation: int,
         wanted: list[bool],
@@ -166,8 +184,8 @@ def _double_backward(
     r: Tensor | None,
     dy: Tensor,
     saved: Tensor | None,
-    x: Tensor,
-    weight: Tensor,
+    x: Tensor | None,
+    weight: Tensor | None,
     activation: int,
     wanted: tuple[bool, bool, bool],
 ) -> Grads:
@@ -187,21 +205,19 @@ def _double_backward(
     # through the products: S = <u, dz w> + <v, dz^T x>: x's gradient is dz v, weight's dz^T u
     through_v, through_u = need_x and v is not None, need_w and u is not None
     if through_v or through_u:
-        dz_v, dz_u, _ = _linear_backward(
-            dz,
-            None,
-            x if u is None else u,
-            weight if v is None else v,
-            IDENTITY,
-            [through_v, through_u, False],
-        )
+        dz_v, dz_u, _ = _linear_backward(dz, None, u, v, IDENTITY, [through_v, through_u, False])
         gx = _sum(gx, dz_v if through_v else None)
         gw = _sum(gw, dz_u if through_u else None)
     return gdy, gx, gw, gb if need_b else None
 
 
 def _cotangent_of_dz(
-    u: Tensor | None, v: Tensor | None, r: Tensor | None, x: Tensor, weight: Tensor, dy: Tensor
+    u: Tensor | None,
+    v: Tensor | None,
+    r: Tensor | None,
+    x: Tensor | None,
+    weight: Tensor | None,
+    dy: Tensor,
 ) -> Tensor:
     """q = u w^T + x v^T + r, of dy's shape."""
     q = None

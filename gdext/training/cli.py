@@ -30,6 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, DataError, ImportError, OSError) as error:
         print(f"train_mnist.py: error: {error}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        print(f"train_mnist.py: error: out of memory: {reason}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("train_mnist.py: interrupted, nothing more was saved", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -108,6 +114,11 @@ def _run(arguments: Sequence[str] | None, stack: ExitStack) -> int:
     return _conclude(chosen, position, outcome, folder)
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "can't allocate memory" in str(error)  # what PyTorch's CPU allocator says
+
+
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no CUDA device here")
@@ -130,9 +141,10 @@ def _headline(chosen: Namespace, data: dataset.Dataset, device: torch.device, fo
 def _conclude(chosen: Namespace, position: Position, outcome: Outcome, folder: Path) -> int:
     accuracy = position.history[-1]["test_accuracy"]
     seconds = sum(row["seconds"] for row in position.history)
+    epochs = "epoch" if position.epoch == 1 else "epochs"
     print(
-        f"test accuracy {accuracy:.2%} after {position.epoch} epochs, {seconds:.1f} s of training; "
-        f"everything is in {folder}"
+        f"test accuracy {accuracy:.2%} after {position.epoch} {epochs}, {seconds:.1f} s of "
+        f"training; everything is in {folder}"
     )
     if outcome is Outcome.TARGET_REACHED:
         print(f"stopped: --target-accuracy {chosen.target_accuracy:g} is reached")

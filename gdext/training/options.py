@@ -134,6 +134,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
         "out",
         "folder for metrics, plots and checkpoint; one that already holds a run is refused "
         "(default runs/mnist, or runs/mnist-2, -3, ... when taken)",
+        type=folder,
         metavar="DIR",
     )
     add(
@@ -205,9 +206,15 @@ def samples(text: str) -> int | str:
     return int(text)
 
 
+def folder(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("wanted the name of a folder, got nothing")
+    return text
+
+
 def share(text: str) -> float:
     percent = text.endswith("%")
-    value = float(text.rstrip("%")) / (100 if percent else 1)
+    value = float(text.removesuffix("%")) / (100 if percent else 1)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text}: wanted a share in (0, 1], such as 0.98 or 98%")
     return value

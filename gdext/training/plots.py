@@ -138,6 +138,7 @@ def mistakes(
             f"predicted {guess}: {_score(scores[i, guess], loss)}\n"
             f"true {truth}: {_score(scores[i, truth], loss)}",
             fontsize=9,
+            pad=2,
         )
     return figure
 
