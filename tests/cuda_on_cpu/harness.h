@@ -1,0 +1,122 @@
+// What the tests of all ops share: random inputs, outputs that start as NaN, and the comparison
+// with numbers computed in float64.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <initializer_list>
+#include <random>
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "contract/common.h"
+
+namespace gdext::test {
+
+inline std::mt19937 rng;
+inline long compared = 0, failures = 0;
+inline std::string case_name;
+
+template <class... Parts>
+void begin_case(const Parts&... parts) {
+  std::ostringstream text;
+  ((text << parts << ' '), ...);
+  case_name = text.str();
+}
+
+inline void fail(const std::string& what) {
+  constexpr long kMostPrinted = 20;
+  if (++failures <= kMostPrinted) printf("FAIL %s: %s\n", case_name.c_str(), what.c_str());
+}
+
+inline bool coin() { return rng() % 2; }
+template <class T>
+T pick(std::initializer_list<T> values) {
+  return values.begin()[rng() % values.size()];
+}
+
+template <class T>
+constexpr DType dtype_of() {
+  if (std::is_same_v<T, float>) return DType::f32;
+  if (std::is_same_v<T, double>) return DType::f64;
+  return std::is_same_v<T, bfloat16> ? DType::bf16 : DType::f16;
+}
+
+// Half the distance from 1 to the next larger number.
+template <class T>
+constexpr double unit_roundoff() {
+  if (std::is_same_v<T, float>) return 0x1p-24;
+  if (std::is_same_v<T, double>) return 0x1p-53;
+  return std::is_same_v<T, bfloat16> ? 0x1p-8 : 0x1p-11;
+}
+
+template <class T>
+double value(T v) {
+  return static_cast<double>(static_cast<acc_t<T>>(v));
+}
+template <class T>
+T from_double(double v) {
+  return T(static_cast<acc_t<T>>(v));
+}
+
+template <class T>
+std::vector<T> randoms(int64_t n, double low = -1, double high = 1) {
+  std::uniform_real_distribution<double> uniform(low, high);
+  std::vector<T> result(n);
+  for (T& v : result) v = from_double<T>(uniform(rng));
+  return result;
+}
+
+// NaN, whatever the type: what a kernel fails to write, or reads before it has, shows.
+template <class T>
+std::vector<T> unwritten(int64_t n) {
+  std::vector<T> result(n);
+  if (n) memset(static_cast<void*>(result.data()), 0xff, n * sizeof(T));
+  return result;
+}
+
+// `got` may differ from `want` by one rounding to T, and by some roundings in acc_t<T> of terms as
+// large as `magnitude`. NaN and infinity must be met exactly.
+template <class T>
+void near(T got_rounded, double want, double magnitude, const char* what, int64_t i) {
+  constexpr double kLargestFloat16 = 65504, kHalfStep = 16;
+  ++compared;
+  const double got = value(got_rounded);
+  if (std::is_same_v<T, float16> && std::fabs(want) >= kLargestFloat16 + kHalfStep)
+    want = std::copysign(INFINITY, want);
+  // The float64 reference's own roundings, of long naive sums, are as large as the kernel's.
+  const double roundings = std::is_same_v<T, double> ? 1000 : 16;
+  const double subnormal_step = std::is_same_v<T, float16> ? 0x1p-24 : 1e-37;
+  const double tolerance = 1.01 * unit_roundoff<T>() * std::fabs(want) +
+                           roundings * unit_roundoff<acc_t<T>>() * (magnitude + std::fabs(want)) +
+                           subnormal_step;
+  const bool ok = std::isnan(want)   ? std::isnan(got)
+                  : std::isinf(want) ? got == want
+                                     : std::fabs(got - want) <= tolerance;
+  if (ok) return;
+  std::ostringstream text;
+  text.precision(9);
+  text << what << "[" << i << "]: got " << got << ", want " << want << " within " << tolerance;
+  fail(text.str());
+}
+
+// Each test checks one op's forward, backward and double backward on elements of type T.
+template <class T>
+void test_linear();
+template <class T>
+void test_mse();
+template <class T>
+void test_cross_entropy();
+template <class T>
+void test_sgd();
+
+}  // namespace gdext::test
+
+// Instantiates test<T> for every element type.
+#define GDEXT_TEST_FOR_ALL_DTYPES(test) \
+  template void test<float>();          \
+  template void test<double>();         \
+  template void test<bfloat16>();       \
+  template void test<float16>();

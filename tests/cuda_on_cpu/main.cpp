@@ -1,0 +1,102 @@
+// usage: cuda_on_cpu f32|f64|bf16|f16 [seed [op]]    checks the ops, or that one, on the dtype
+//        cuda_on_cpu trap                            must print the class index and trap
+#include <cstdlib>
+#include <stdexcept>
+
+#include "contract/cross_entropy.h"
+#include "contract/linear.h"
+#include "contract/mse.h"
+#include "contract/sgd.h"
+#include "harness.h"
+
+namespace gdext::test {
+namespace {
+
+void launch_mse() {
+  float x[3] = {}, t[3] = {}, loss[3], norm;
+  double workspace[kWorkspace];
+  cuda::mse({DType::f32, Reduction::none, 3, x, t, nullptr, loss, &norm, workspace}, {});
+}
+
+void test_launch() {
+  begin_case("launch, refused");
+  emulation::next_launch_error = cudaErrorNoKernelImageForDevice;
+  std::string message;
+  try {
+    launch_mse();
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+  }
+  const std::string want =
+      "gdext: CUDA kernel mse: an emulated error; gdext was compiled for an unrecorded list of "
+      "architectures, device 0 has compute capability 6.1";
+  if (message != want) fail("threw '" + message + "', wanted '" + want + "'");
+  if (cudaGetLastError() != cudaSuccess) fail("left its error to whoever asks next");
+
+  begin_case("launch, of nothing");
+  const long before = emulation::launches;
+  cuda::linear({DType::f32, Activation::relu, 0, 3, 4, {}, {}, nullptr, nullptr, nullptr}, {});
+  cuda::mse_backward({DType::f32, 0, nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr}, {});
+  cuda::sgd({DType::f32, nullptr, 0, 0.1, nullptr, 0, 0, 0, false, false, nullptr, nullptr}, {});
+  if (emulation::launches != before) fail("launched blocks");
+}
+
+void trap_on_class_index() {
+  float x[2 * 3] = {}, loss, norm, stats[2 * 2];
+  const int64_t index[2] = {1, 3};
+  double workspace[kWorkspace];
+  const CrossEntropyTarget target{index, nullptr, nullptr, -100, 0};
+  cuda::cross_entropy(
+      {DType::f32, Reduction::mean, 2, 3, 1, x, target, &loss, stats, &norm, workspace}, {});
+}
+
+template <class T>
+bool run(const std::string& op) {
+  const struct {
+    const char* name;
+    void (*test)();
+  } ops[] = {{"linear", test_linear<T>},
+             {"mse", test_mse<T>},
+             {"cross_entropy", test_cross_entropy<T>},
+             {"sgd", test_sgd<T>},
+             {"launch", test_launch}};
+  bool known = false;
+  for (const auto& [name, test] : ops)
+    if (op.empty() || op == name) {
+      known = true;
+      test();
+    }
+  return known;
+}
+
+bool run(const std::string& dtype, const std::string& op) {
+  if (dtype == "f32") return run<float>(op);
+  if (dtype == "f64") return run<double>(op);
+  if (dtype == "bf16") return run<bfloat16>(op);
+  if (dtype == "f16") return run<float16>(op);
+  return false;
+}
+
+}  // namespace
+}  // namespace gdext::test
+
+int main(int argc, char** argv) {
+  using namespace gdext::test;
+  const auto argument = [&](int i, const char* otherwise) {
+    return std::string(argc > i ? argv[i] : otherwise);
+  };
+  const std::string dtype = argument(1, ""), seed = argument(2, "1"), op = argument(3, "");
+  if (dtype == "trap") {
+    trap_on_class_index();
+    return 1;  // not reached
+  }
+  rng.seed(std::stoul(seed));
+  emulation::seed(std::stoul(seed));
+  if (!run(dtype, op)) {
+    fprintf(stderr, "usage: %s f32|f64|bf16|f16 [seed [op]]\n", argv[0]);
+    return 2;
+  }
+  printf("%s, seed %s: %ld numbers compared in %ld launches, %ld failures\n", dtype.c_str(),
+         seed.c_str(), compared, emulation::launches, failures);
+  return failures != 0;
+}
