@@ -12,10 +12,10 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "common/activation.h"
 #include "common/dtype.h"
-#include "common/loss.h"
 #include "common/sgd_rule.h"
 #include "contract/cross_entropy.h"
 #include "contract/linear.h"
