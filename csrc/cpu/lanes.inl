@@ -54,14 +54,30 @@ template <class V>
 inline V copysign(V x, V sign) {
   return reinterpret<V>((bits_of(x) & ~kSignBit<V>) | (bits_of(sign) & kSignBit<V>));
 }
-// The nearer to zero of x and the number `bound`; NaN where x is NaN.
+// The smaller, or the larger, of x and `bound`; NaN where x is NaN.
 template <class V>
 inline V at_most(V x, element_t<V> bound) {
-  return select(x > bound, splat<V>(bound), x);
+  const V limit = splat<V>(bound);
+#if GDEXT_VEC_BYTES == 64
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_min_ps(limit, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm512_min_pd(limit, x);
+#elif GDEXT_VEC_BYTES == 32
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm256_min_ps(limit, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm256_min_pd(limit, x);
+#endif
+  return select(x > limit, limit, x);
 }
 template <class V>
 inline V at_least(V x, element_t<V> bound) {
-  return select(x < bound, splat<V>(bound), x);
+  const V limit = splat<V>(bound);
+#if GDEXT_VEC_BYTES == 64
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_max_ps(limit, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm512_max_pd(limit, x);
+#elif GDEXT_VEC_BYTES == 32
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm256_max_ps(limit, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm256_max_pd(limit, x);
+#endif
+  return select(x < limit, limit, x);
 }
 
 // 1 / x to 2^-14 at least, x a normal number.

@@ -70,12 +70,16 @@ struct MathConstants<double> {
 template <class V>
 using math_of = MathConstants<element_t<V>>;
 
-// c[0] + c[1] x + ...
+// c[0] + c[1] x + ..., pairs of terms summed by Horner's rule in x^2: half as long a chain of
+// operations that wait for one another as in x.
 template <class V, size_t N>
 inline V polynomial(V x, const element_t<V> (&c)[N]) {
-  V sum = splat<V>(c[N - 1]);
+  const V square = x * x;
+  constexpr int kLast = static_cast<int>(N - 1) / 2 * 2;
+  V sum = splat<V>(c[kLast]);
+  if (kLast + 1 < static_cast<int>(N)) sum = sum + x * c[N - 1];
 #pragma GCC unroll 32
-  for (int i = static_cast<int>(N) - 2; i >= 0; --i) sum = sum * x + c[i];
+  for (int i = kLast - 2; i >= 0; i -= 2) sum = sum * square + (c[i + 1] * x + c[i]);
   return sum;
 }
 
@@ -85,21 +89,32 @@ inline V power_of_two(bits_t<V> biased) {
   return reinterpret<V>(biased << math_of<V>::mantissa_bits);
 }
 
-// x = n ln 2 + r, |r| <= ln(2) / 2 and a little; r = high - low, where `high` is exact. `tail` is
-// exp(r) - 1 - high, all but its first term.
+// x 2^n for a whole number n, also where 2^n alone is too large or too small for a number.
+template <class V>
+inline V scaled(V x, V n) {
+#if GDEXT_VEC_BYTES == 64
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_scalef_ps(x, n);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm512_scalef_pd(x, n);
+#endif
+  using M = math_of<V>;
+  const bits_t<V> twice =
+      bits_of(n + M::rounder) - (reinterpret<integer_t<V>>(M::rounder) - 2 * M::exponent_bias);
+  const bits_t<V> half = twice >> 1;
+  return x * power_of_two<V>(half) * power_of_two<V>(twice - half);
+}
+
+// x = n ln 2 + r, |r| <= ln(2) / 2 and a little, and exp(r) - 1 = high + tail, where `high` is exact
+// and is most of r.
 template <class V>
 struct ReducedExp {
-  V high, r, tail;
-  bits_t<V> n;  // modulo 2^32 or 2^64
+  V shifted, n, high, tail;
 
   explicit ReducedExp(V x) {
     using M = math_of<V>;
-    const V shifted = x * M::log2e + M::rounder;
-    n = bits_of(shifted) - reinterpret<integer_t<V>>(M::rounder);
-    const V whole = shifted - M::rounder;
-    high = x - whole * M::ln2_high;
-    const V low = whole * M::ln2_low;
-    r = high - low;
+    shifted = x * M::log2e + M::rounder;
+    n = shifted - M::rounder;
+    high = x - n * M::ln2_high;
+    const V low = n * M::ln2_low, r = high - low;
     tail = polynomial(r, M::exp) * (r * r) - low;
   }
 };
@@ -108,20 +123,23 @@ template <class V>
 inline V exp(V x) {
   using M = math_of<V>;
   const ReducedExp<V> e(at_least(at_most(x, M::exp_infinity), M::exp_zero));
-  const V mantissa = element_t<V>(1) + (e.high + e.tail);
-  // In two steps, since 2^n alone may be too large or too small for a number that is not.
-  const bits_t<V> twice = e.n + 2 * M::exponent_bias, half = twice >> 1;
-  return mantissa * power_of_two<V>(half) * power_of_two<V>(twice - half);
+  return scaled(element_t<V>(1) + (e.high + e.tail), e.n);
+}
+
+// exp(x) - 1 for x not below expm1_end, and exp(x) below half of the largest number; -0 may become 0.
+template <class V>
+inline V expm1_within(V x) {
+  using M = math_of<V>;
+  const ReducedExp<V> e(x);
+  const V scale = power_of_two<V>(bits_of(e.shifted) -
+                                  (reinterpret<integer_t<V>>(M::rounder) - M::exponent_bias));
+  return scale * e.tail + (scale * e.high + (scale - element_t<V>(1)));
 }
 
 // exp(x) - 1 where exp(x) is below half of the largest number.
 template <class V>
 inline V expm1(V x) {
-  using M = math_of<V>;
-  const ReducedExp<V> e(at_least(x, M::expm1_end));
-  const V scale = power_of_two<V>(e.n + M::exponent_bias);
-  const V y = scale * e.tail + (scale * e.high + (scale - element_t<V>(1)));
-  return select(x == element_t<V>(0), x, y);  // -0
+  return select(x == element_t<V>(0), x, expm1_within(at_least(x, math_of<V>::expm1_end)));
 }
 
 // log(1 + x) for 0 <= x < 2^100
@@ -146,7 +164,7 @@ inline V tanh(V x) {
   using E = element_t<V>;
   const V y = at_most(abs(x), math_of<V>::tanh_end);
   // e / (e + 2), and then once more what is left of e, which mends the rounding of e + 2 as well.
-  const V e = expm1(y + y), reciprocal = reciprocal_estimate(e + E(2));
+  const V e = expm1_within(y + y), reciprocal = reciprocal_estimate(e + E(2));
   V quotient = e * reciprocal;
   quotient += ((e - E(2) * quotient) - e * quotient) * reciprocal;
   return copysign(at_most(quotient, E(1)), x);
@@ -156,5 +174,5 @@ template <class V>
 inline V erf(V x) {
   using M = math_of<V>;
   const V y = at_most(abs(x), M::erf_end);
-  return copysign(expm1(-(y * polynomial(y, M::erf) + y)), x);
+  return copysign(expm1_within(-(y * polynomial(y, M::erf) + y)), x);
 }
