@@ -69,6 +69,7 @@ struct MlpArgs {
   int64_t ignore_index;      // cross_entropy
   double label_smoothing;    // cross_entropy
 
+  int threads;        // at most; the result depends on it, in its last bits
   void* packed;       // MlpSizes::packed bytes
   bool packed_valid;  // holds these parameters and momenta already, from an earlier call
   void* scratch;      // MlpSizes::scratch bytes
@@ -81,7 +82,7 @@ struct MlpSizes {
 };
 
 namespace cpu {
-MlpSizes mlp_sizes(const MlpArgs&);    // reads dtype, layers, groups, B, loss and input_bytes only
+MlpSizes mlp_sizes(const MlpArgs&);    // reads dtype, layers, groups, B, loss and threads only
 int64_t mlp(const MlpArgs&, Context);  // the number of steps done; throws before it writes anything
 }  // namespace cpu
 
