@@ -7,6 +7,7 @@ namespace gdext::cpu::GDEXT_ISA {
 
 // clang-format off: each uses those above it
 #include "cpu/vec.h"
+#include "cpu/elementwise.inl"
 #include "cpu/reduce.inl"
 #include "cpu/gemm.inl"
 #include "cpu/linear.inl"
