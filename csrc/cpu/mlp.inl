@@ -1,10 +1,10 @@
 // contract/mlp.h on the CPU.
 //
-// `parts` threads stay together from the first step to the last and meet at barriers. A layer is wide if
-// every part can have panels of its own units: then a part computes those units for all samples, keeps
-// their weights in its cache from forward to update, and contributes a term to dx that the parts add up.
-// A narrow layer (the last one, as a rule) is cut by samples on the way forward and by inputs on the
-// way back.
+// `parts` threads stay together from the first step to the last and meet at barriers. A layer is
+// wide if every part can have panels of its own units: then a part computes those units for all
+// samples, keeps their weights in its cache from forward to update, and contributes a term to dx
+// that the parts add up. A narrow layer (the last one, as a rule) is cut by samples on the way
+// forward and by inputs on the way back.
 
 template <class T>
 class MlpRun {
@@ -48,6 +48,8 @@ class MlpRun {
     else
       for (int64_t b = 0; b < B; ++b) part.order[b] = n * args_.B + b;
     const Range samples = share(B, member.index, member.size);
+    // The layouts depend on B: a short last batch writes where others may still read.
+    if (B != args_.B) member.barrier();
 
     part.inputs[0] = gather(member, part, order, B, n);
     for (int64_t l = 0; l < args_.L; ++l) {
@@ -150,11 +152,14 @@ class MlpRun {
     return sum;
   }
 
-  // From dz of layer l, in the place of its s: the update of its weights, and dz of the layer below.
+  // From dz of layer l, in the place of its s: the update of its weights, and dz of the layer
+  // below.
   void backward(Member& member, Part& part, int64_t l, int64_t B, int64_t n) {
     const Layer& layer = state_.layers[l];
     const Input<A>& in = part.inputs[l];
-    if (!layer.wide && l + 1 < args_.L) member.barrier();
+    // A narrow layer needs all of its dz; a wide one writes over the terms of dx that the layer
+    // above, if wide, left for everyone.
+    if (l + 1 < args_.L && (!layer.wide || (l > 0 && state_.layers[l + 1].wide))) member.barrier();
     const Range panels = layer.wide ? layer.own(member) : Range{0, layer.panels};
     const Range rows = layer.wide ? Range{0, layer.I}
                        : l > 0    ? state_.layers[l - 1].own_units(member)
@@ -168,7 +173,7 @@ class MlpRun {
       update_row(rule, options.w.first && n == 0, dw, layer.w + at,
                  layer.mw ? layer.mw + at : nullptr);
     };
-    A* dx = state_.dx + (layer.wide ? member.index : 0) * state_.dx_stride;
+    A* dx = state_.dx + member.index * state_.dx_stride;
     const bool small = B <= kSmallBatch;
     if (l > 0 && small && !layer.mw) {
       small_backward<A, true>(in, layer.w, layer.I, layer.s, columns, panels, dx, update);
@@ -192,7 +197,9 @@ class MlpRun {
       update_bias(layer, options.b, panels, B, n);
     if (l > 0) {
       if (layer.wide) member.barrier();
-      finish_input_gradient(member, part, l, B, layer.wide ? member.size : 1);
+      finish_input_gradient(
+          member, part, l, B,
+          layer.wide ? Range{0, member.size} : Range{member.index, member.index + 1});
     }
   }
 
@@ -208,7 +215,7 @@ class MlpRun {
 
   // One row of a panel, for its gradient g.
   GDEXT_INLINE static void update_row(const SgdRule<A>& rule, bool first,
-                                      Vector(&g)[kMicroVectors], A* w, A* m) {
+                                      Vector (&g)[kMicroVectors], A* w, A* m) {
     for (int v = 0; v < kMicroVectors; ++v) {
       const int at = v * Vec<A>::width;
       Vector wv = Vec<A>::load(w + at), mv = m ? Vec<A>::load(m + at) : Vector{};
@@ -246,7 +253,7 @@ class MlpRun {
   }
 
   // Adds up the terms of dx of layer l for this part's units of the layer below, and makes its dz.
-  void finish_input_gradient(Member& member, Part& part, int64_t l, int64_t B, int terms) {
+  void finish_input_gradient(Member& member, Part& part, int64_t l, int64_t B, Range terms) {
     const Layer& lower = state_.layers[l - 1];
     const Range panels = lower.own(member);
     if (B <= kSmallBatch) {
@@ -260,10 +267,10 @@ class MlpRun {
       const int64_t units = std::min<int64_t>(P, lower.O - p * P);
       for (int64_t b = 0; b < B; b += P) {
         alignas(64) A sums[P * P], dy[P * P];
-        const A* term = state_.dx + (b / P * lower.O + p * P) * P;
+        const A* term = state_.dx + terms.begin * state_.dx_stride + (b / P * lower.O + p * P) * P;
         std::memcpy(sums, term, units * P * sizeof(A));
         std::fill(sums + units * P, sums + P * P, A(0));
-        for (int t = 1; t < terms; ++t) {
+        for (int64_t t = terms.begin + 1; t < terms.end; ++t) {
           term += state_.dx_stride;
           for (int64_t i = 0; i < units * P; ++i) sums[i] += term[i];
         }
@@ -277,7 +284,7 @@ class MlpRun {
   }
 
   // dy[p - first][b][:] from the terms that small_backward left, zero for the units it left out.
-  void sum_small_terms(const Input<A>& in, Range panels, Range units, int64_t B, int terms,
+  void sum_small_terms(const Input<A>& in, Range panels, Range units, int64_t B, Range terms,
                        A* dy) const {
     std::fill(dy, dy + panels.size() * B * P, A(0));
     const Range columns = in.columns(units);
@@ -285,7 +292,7 @@ class MlpRun {
       const int64_t unit = in.row(k) - panels.begin * P;
       for (int64_t b = 0; b < B; ++b) {
         A& sum = dy[(unit / P * B + b) * P + unit % P];
-        for (int t = 0; t < terms; ++t)
+        for (int64_t t = terms.begin; t < terms.end; ++t)
           sum += state_.dx[t * state_.dx_stride + (k / P * B + b) * P + k % P];
       }
     }

@@ -1,5 +1,5 @@
-// The batch on its way into the first product: rows chosen by `order`, bytes scaled, columns that are
-// zero in every sample left out, laid out in panels.
+// The batch on its way into the first product: rows chosen by `order`, bytes scaled, columns that
+// are zero in every sample left out, laid out in panels.
 
 // One source of samples: element i of sample n as a number, rounded to T.
 template <class T, class Source>
@@ -41,7 +41,7 @@ GDEXT_INLINE void with_samples(const MlpArgs& args, const F& f) {
 // looked through: nothing would be won.
 template <class S>
 void mark_columns(const S& samples, const int64_t* order, Range range, int64_t I, uint8_t* seen) {
-  std::memset(seen, 0, I);
+  std::fill(seen, seen + I, uint8_t{0});
   for (int64_t b = range.begin; b < range.end; ++b) {
     const auto* row = samples.row(order[b]);
     for (int64_t i = 0; i < I; ++i) seen[i] |= !S::is_zero(row[i]);
@@ -49,7 +49,7 @@ void mark_columns(const S& samples, const int64_t* order, Range range, int64_t I
       int64_t zeros = 0;
       for (int64_t i = 0; i < I; ++i) zeros += !seen[i];
       if (!samples.zeros_vanish() || zeros < I / 8) {
-        std::memset(seen, 1, I);
+        std::fill(seen, seen + I, uint8_t{1});
         return;
       }
     }
@@ -88,7 +88,7 @@ void gather_samples(const S& samples, const int64_t* order, Range range, const I
 template <class A>
 Input<A> live_units(const A* h, int64_t B, int64_t I, uint8_t* seen, int32_t* rows, A* x) {
   constexpr int P = Panel<A>::width;
-  std::memset(seen, 0, I);
+  std::fill(seen, seen + I, uint8_t{0});
   for (int64_t i = 0; i < I; i += P) {
     const int64_t count = std::min<int64_t>(P, I - i);
     for (int64_t b = 0; b < B; ++b) {

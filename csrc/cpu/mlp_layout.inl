@@ -1,10 +1,11 @@
-// How the whole-network step keeps its matrices, so that no product packs anything. P = Panel::width.
+// How the whole-network step keeps its matrices, so that no product packs anything. P =
+// Panel::width.
 //
 //   weights        [O/P panels][I][P]   a panel holds P output units, unit beside unit
 //   activations    [units/P panels][B][P]
 //
-// Each of the three products then reads one operand as rows of P (its vectors) and broadcasts elements
-// of the other, which lie within a few cache lines:
+// Each of the three products then reads one operand as rows of P (its vectors) and broadcasts
+// elements of the other, which lie within a few cache lines:
 //   z  = x w^T   vectors: rows of w     broadcast: x, along a panel's row
 //   dw = dz^T x  vectors: rows of dz    broadcast: x, down a panel's column
 //   dx = dz w    vectors: rows of dz^T  broadcast: w, along a panel's row;  gives dx^T
@@ -49,8 +50,7 @@ void pack_panels(const T* from, int64_t row_stride, int64_t col_stride, int64_t 
       if (count < P || units < P) std::memset(block, 0, sizeof(block));
       for (int64_t o = 0; o < units; ++o) {
         const T* row = from + (p * P + o) * row_stride + i0 * col_stride;
-        for (int64_t i = 0; i < count; ++i)
-          block[o * P + i] = static_cast<A>(row[i * col_stride]);
+        for (int64_t i = 0; i < count; ++i) block[o * P + i] = static_cast<A>(row[i * col_stride]);
       }
       if (count == P) {
         transpose(P, block, P, to, P);
@@ -81,8 +81,7 @@ void unpack_panels(const A* packed, int64_t I, int64_t O, Range range, T* to, in
       }
       for (int64_t o = 0; o < units; ++o) {
         T* row = to + (p * P + o) * row_stride + i0 * col_stride;
-        for (int64_t i = 0; i < count; ++i)
-          row[i * col_stride] = static_cast<T>(block[o * P + i]);
+        for (int64_t i = 0; i < count; ++i) row[i * col_stride] = static_cast<T>(block[o * P + i]);
       }
     }
   }

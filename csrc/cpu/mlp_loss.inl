@@ -1,6 +1,7 @@
 // The loss of the whole-network step: for a range of samples its sum and dh, sample by sample.
 
-// What divides the sum of the losses, contract/cross_entropy.h and mse.h; 1 unless the mean is taken.
+// What divides the sum of the losses, contract/cross_entropy.h and mse.h; 1 unless the mean is
+// taken.
 template <class T>
 double loss_norm(const MlpArgs& args, const int64_t* order, int64_t B, int64_t C) {
   if (args.reduction != Reduction::mean) return 1;
@@ -18,8 +19,7 @@ double loss_norm(const MlpArgs& args, const int64_t* order, int64_t B, int64_t C
 
 // x[c] <- dC/dx[c] for one sample's outputs x[0..C) and target t; its part of the loss.
 template <class T>
-double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t C,
-                            acc_t<T>* x) {
+double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t C, acc_t<T>* x) {
   using A = acc_t<T>;
   if (t == args.ignore_index) {
     std::fill(x, x + C, A(0));
@@ -49,8 +49,7 @@ double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t
     if (qc != A(0)) loss -= static_cast<double>(qc * log_probability(x[c], m, l));
   }
   const A g = static_cast<A>(1 / norm);
-  for (int64_t c = 0; c < C; ++c)
-    x[c] = g * (a * std::exp(log_probability(x[c], m, l)) - q(c));
+  for (int64_t c = 0; c < C; ++c) x[c] = g * (a * std::exp(log_probability(x[c], m, l)) - q(c));
   return loss;
 }
 

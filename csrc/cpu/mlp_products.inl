@@ -1,11 +1,12 @@
-// The three products of a layer on the layouts of mlp_layout.inl. Sums over more than kDepth terms are
-// taken in blocks of kDepth, each from zero, and added up: the order does not depend on the threads.
+// The three products of a layer on the layouts of mlp_layout.inl. Sums over more than kDepth terms
+// are taken in blocks of kDepth, each from zero, and added up: the order does not depend on the
+// threads.
 
 constexpr int64_t kDepth = 256;
 constexpr int kVectorRegisters = kMicroRows == 12 ? 32 : 16;
 
-// A layer's input, the columns that are not zero in every sample: x[k / P][b][k % P], k in [0, K), meets
-// row rows[k] of the weights (null: row k).
+// A layer's input, the columns that are not zero in every sample: x[k / P][b][k % P], k in [0, K),
+// meets row rows[k] of the weights (null: row k).
 template <class A>
 struct Input {
   const A* x;
@@ -32,8 +33,8 @@ struct Input {
   }
 };
 
-// How many panels a tile of `rows` rows takes at once: short tiles need more, to have enough sums in
-// flight.
+// How many panels a tile of `rows` rows takes at once: short tiles need more, to have enough sums
+// in flight.
 constexpr int panels_of_tile(int rows) {
   int panels = 4;
   while (panels > 1 && panels * kMicroVectors * (rows + 1) + 1 > kVectorRegisters) --panels;
@@ -66,7 +67,8 @@ struct Tile {
   static constexpr int P = Panel<A>::width, vectors = kPanels * kMicroVectors;
   typename V::type sum[kRows][vectors] = {};
 
-  // sum[r] += sum_k a[r * a_row + k * a_step] row(k) of each panel, where row(k) is row `rows[k]`, or k.
+  // sum[r] += sum_k a[r * a_row + k * a_step] row(k) of each panel, where row(k) is row `rows[k]`,
+  // or k.
   template <bool kListed>
   GDEXT_INLINE void multiply(int64_t depth, const A* a, int64_t a_row, int64_t a_step,
                              const A* const (&panel)[kPanels], const int32_t* rows) {
@@ -85,6 +87,14 @@ struct Tile {
     }
   }
 
+  GDEXT_INLINE void add(const Tile& other) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) sum[r][v] += other.sum[r][v];
+    }
+  }
+
   // to[panel][r * P], a panel's rows beside one another; `add`: to what is there.
   GDEXT_INLINE void store(A* const (&to)[kPanels], bool add) const {
 #pragma GCC unroll 16
@@ -98,8 +108,8 @@ struct Tile {
   }
 };
 
-// z[p][b][:] = sum_k x[b,k] w[p][row(k)][:], then epilogue(p, b, count, &z[p][b][0]) for each finished
-// run of `count` samples.
+// z[p][b][:] = sum_k x[b,k] w[p][row(k)][:], then epilogue(p, b, count, &z[p][b][0]) for each
+// finished run of `count` samples.
 template <class A, int kRows, int kPanels, bool kListed, class Epilogue>
 void forward_tile(const Input<A>& in, const A* w, int64_t I, int64_t p0, int64_t b0, A* z,
                   const Epilogue& epilogue) {
@@ -111,8 +121,8 @@ void forward_tile(const Input<A>& in, const A* w, int64_t I, int64_t p0, int64_t
     for (int64_t k = block; k < std::min(in.K, block + kDepth); k += P) {
       const A* panel[kPanels];
       for (int p = 0; p < kPanels; ++p) panel[p] = w + ((p0 + p) * I + (kListed ? 0 : k)) * P;
-      tile.template multiply<kListed>(std::min<int64_t>(P, in.K - k), in.x + (k / P * in.B + b0) * P,
-                                      P, 1, panel, in.rows + k);
+      tile.template multiply<kListed>(std::min<int64_t>(P, in.K - k),
+                                      in.x + (k / P * in.B + b0) * P, P, 1, panel, in.rows + k);
     }
     tile.store(to, block > 0);
   }
@@ -153,23 +163,18 @@ template <class A, int kRows, class Update>
 void weight_gradient_tile(const Input<A>& in, const A* dz, int64_t p, int64_t k0,
                           const Update& update) {
   constexpr int P = Panel<A>::width;
-  using V = typename Vec<A>::type;
   const A* x = in.x + k0 / P * in.B * P + k0 % P;
-  V total[kRows][kMicroVectors];
-  for (int64_t block = 0; block < in.B; block += kDepth) {
+  const auto block_sums = [&](int64_t b, int64_t end) {
     Tile<A, kRows, 1> tile;
-    const A* const panel[1] = {dz + (p * in.B + block) * P};
-    tile.template multiply<false>(std::min(kDepth, in.B - block), x + block * P, 1, P, panel,
-                                  nullptr);
+    const A* const panel[1] = {dz + (p * in.B + b) * P};
+    tile.template multiply<false>(end - b, x + b * P, 1, P, panel, nullptr);
+    return tile;
+  };
+  Tile<A, kRows, 1> total = block_sums(0, std::min(kDepth, in.B));
+  for (int64_t b = kDepth; b < in.B; b += kDepth)
+    total.add(block_sums(b, std::min(b + kDepth, in.B)));
 #pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kMicroVectors; ++v)
-        total[r][v] = block ? total[r][v] + tile.sum[r][v] : tile.sum[r][v];
-    }
-  }
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) update(p, in.row(k0 + r), total[r]);
+  for (int r = 0; r < kRows; ++r) update(p, in.row(k0 + r), total.sum[r]);
 }
 
 template <class A, class Update>
@@ -178,7 +183,8 @@ void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panel
   constexpr int P = Panel<A>::width;
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     for (int64_t k = columns.begin; k < columns.end;) {
-      const int64_t end = std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
+      const int64_t end =
+          std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
       for_each_tile(k, end, [&](int64_t k0, auto rows) {
         weight_gradient_tile<A, rows.value>(in, dz, p, k0, update);
       });
@@ -187,8 +193,8 @@ void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panel
   }
 }
 
-// dx^T[b / P][i][b % P] = sum_o w[o,i] dz[b,o] over the units o of `panels`, for i in `columns`, with
-// dz^T in dzt[b / P][o - first o][b % P].
+// dx^T[b / P][i][b % P] = sum_o w[o,i] dz[b,o] over the units o of `panels`, for i in `columns`,
+// with dz^T in dzt[b / P][o - first o][b % P].
 template <class A>
 void input_gradient(const A* w, const A* dzt, int64_t B, int64_t I, int64_t O, Range columns,
                     Range panels, A* dxt) {

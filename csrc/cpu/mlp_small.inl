@@ -1,6 +1,6 @@
 // The backward product of a layer for batches of at most kSmallBatch samples, which is bound by the
-// traffic of w: w is read once for dx and for its own update. dx is a dot product along the units o,
-// which lie beside one another in a panel.
+// traffic of w: w is read once for dx and for its own update. dx is a dot product along the units
+// o, which lie beside one another in a panel.
 
 constexpr int64_t kSmallBatch = 8;
 
@@ -11,15 +11,18 @@ constexpr int dot_rows(int B) {
   return rows;
 }
 
-// dx[k / P][b][k % P] = sum_o w[o, row(k)] dz[b,o] over `panels`, for k in [k0, k0 + kRows); with kUpdate,
-// update(p, row, sums) as in weight_gradient.
+// dx[k / P][b][k % P] = sum_o w[o, row(k)] dz[b,o] over `panels`, for k in [k0, k0 + kRows); with
+// kUpdate, update(p, row, sums) as in weight_gradient.
 template <class A, int B, int kRows, bool kUpdate, class Update>
 GDEXT_INLINE void small_backward_rows(const Input<A>& in, A* w, int64_t I, const A* dz, int64_t k0,
                                       Range panels, A* dx, const Update& update) {
   constexpr int P = Panel<A>::width;
   using V = Vec<A>;
-  constexpr int kSums = kRows * B <= 1 ? 1 : kRows * B <= 2 ? 2 : kRows * B <= 4 ? 4
-                        : kRows * B <= 8 ? 8 : 16;
+  constexpr int kSums = kRows * B <= 1   ? 1
+                        : kRows * B <= 2 ? 2
+                        : kRows * B <= 4 ? 4
+                        : kRows * B <= 8 ? 8
+                                         : 16;
   typename V::type dot[kSums] = {};
   const A* x = in.x + k0 / P * B * P + k0 % P;
   int64_t row[kRows];
@@ -71,7 +74,8 @@ template <class A, bool kUpdate, class Update, int B = kSmallBatch>
 void small_backward(const Input<A>& in, A* w, int64_t I, const A* dz, Range columns, Range panels,
                     A* dx, const Update& update) {
   if constexpr (B > 1) {
-    if (in.B != B) return small_backward<A, kUpdate, Update, B - 1>(in, w, I, dz, columns, panels, dx, update);
+    if (in.B != B)
+      return small_backward<A, kUpdate, Update, B - 1>(in, w, I, dz, columns, panels, dx, update);
   }
   small_backward_of<A, B, kUpdate>(in, w, I, dz, columns, panels, dx, update);
 }

@@ -22,8 +22,7 @@ class Arena {
 template <class T>
 void round_row(acc_t<T>* values, int64_t n) {
   if constexpr (!std::is_same_v<T, acc_t<T>>)
-    for (int64_t i = 0; i < n; ++i)
-      values[i] = static_cast<acc_t<T>>(static_cast<T>(values[i]));
+    for (int64_t i = 0; i < n; ++i) values[i] = static_cast<acc_t<T>>(static_cast<T>(values[i]));
 }
 
 template <class T>
@@ -56,13 +55,13 @@ struct MlpState {
       A* x;           // [I/P panels][kSmallBatch][P]
       int32_t* rows;  // [I]
     };
-    Input<A>* inputs;   // [L] of the layers, in this step
-    Live* live;         // [L]
+    Input<A>* inputs;             // [L] of the layers, in this step
+    Live* live;                   // [L]
     uint8_t *seen, *seen_by_all;  // [widest I]
-    int64_t* order;     // [B]
-    A* dzt;             // [B/P][O][P] of the widest share of a layer
-    A* dy;              // [widest share of units/P][kSmallBatch][P]
-    A* row;             // [O of the last layer, whole panels]
+    int64_t* order;               // [B]
+    A* dzt;                       // [B/P][O][P] of the widest share of a layer
+    A* dy;                        // [widest share of units/P][kSmallBatch][P]
+    A* row;                       // [O of the last layer, whole panels]
     double loss;
   };
 
@@ -70,8 +69,8 @@ struct MlpState {
   int parts;
   std::unique_ptr<Layer[]> layers;
   std::unique_ptr<Part[]> part;
-  A* x[2];            // [I/P panels][B][P], of this step and the one before
-  A* dx;              // [parts] of dx^T [B/P][I][P], or of dx [I/P panels][B][P] in small batches
+  A* x[2];  // [I/P panels][B][P], of this step and the one before
+  A* dx;    // [parts] of dx^T [B/P][I][P], or of dx [I/P panels][B][P] in small batches
   int64_t dx_stride;
   MlpSizes sizes;
 
