@@ -19,7 +19,6 @@
 
 #include "common/activation.h"
 #include "common/dtype.h"
-#include "common/loss.h"
 #include "common/sgd_rule.h"
 #include "contract/cross_entropy.h"
 #include "contract/linear.h"

@@ -7,6 +7,10 @@ namespace gdext::cpu::GDEXT_ISA {
 
 // clang-format off: each uses those above it
 #include "cpu/vec.h"
+#include "cpu/lanes.inl"
+#include "cpu/vmath.inl"
+#include "common/activation_formulas.inl"
+#include "common/loss_formulas.inl"
 #include "cpu/elementwise.inl"
 #include "cpu/reduce.inl"
 #include "cpu/gemm.inl"
