@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from gdext._autograd.cross_entropy import CrossEntropy
-from gdext._autograd.linear import ACTIVATIONS, IDENTITY, Linear
-from gdext._autograd.mse import Mse
+from gdext._autograd.cross_entropy import cross_entropy as _cross_entropy
+from gdext._autograd.linear import ACTIVATIONS, IDENTITY
+from gdext._autograd.linear import linear as _linear
+from gdext._autograd.mse import mse as _mse
 
 __all__ = ["ACTIVATIONS", "cross_entropy", "linear", "mse_loss"]
 
@@ -74,12 +75,12 @@ def linear(
                 "linear(): bias: wanted None with a 1-dimensional weight, "
                 f"got shape {list(bias.shape)}"
             )
-        return Linear.apply(input, weight.unsqueeze(0), None, number, want_z)[0].squeeze(-1)
+        return _linear(input, weight.unsqueeze(0), None, number, want_z).squeeze(-1)
     if bias is not None and bias.dim() != 1:
         bias = _row_of(bias)
     if bias is not None and bias.shape[0] == 1 and weight.dim() == 2:
         bias = bias.expand(weight.shape[0])
-    return Linear.apply(input, weight, bias, number, want_z)[0]
+    return _linear(input, weight, bias, number, want_z)
 
 
 def _row_of(bias: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def mse_loss(
     x, t, *w = _promoted(tensors)
     if not x.dtype.is_floating_point:
         raise NotImplementedError(f"mse_loss: input: wanted a floating dtype, got {x.dtype}")
-    return Mse.apply(x, t, w[0] if w else None, number)[0]
+    return _mse(x, t, w[0] if w else None, number)
 
 
 def cross_entropy(
@@ -211,7 +212,7 @@ def cross_entropy(
             "cross_entropy: target: wanted class indices (int64 or uint8) or class probabilities "
             f"(the dtype of input), got {target.dtype}"
         )
-    return CrossEntropy.apply(input, target, weight, number, ignore_index, label_smoothing)[0]
+    return _cross_entropy(input, target, weight, number, ignore_index, label_smoothing)
 
 
 def _is_autocast(input: Tensor) -> bool:
