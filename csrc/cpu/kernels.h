@@ -5,10 +5,12 @@
 // compiler's target, so that no inline function of theirs is compiled for a newer instruction set.
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -20,6 +22,7 @@
 #include "contract/cross_entropy.h"
 #include "contract/linear.h"
 #include "contract/mse.h"
+#include "contract/peak.h"
 #include "contract/sgd.h"
 #include "cpu/parallel.h"
 
@@ -37,6 +40,8 @@ struct KernelTable {
   void (*cross_entropy_backward)(const CrossEntropyBackwardArgs&);
   void (*cross_entropy_double_backward)(const CrossEntropyDoubleBackwardArgs&);
   void (*sgd)(const SgdArgs&);
+  void (*fma_peak)(const FmaPeakArgs&);
+  void (*bandwidth)(const BandwidthArgs&);
 };
 
 // Names of the compiled instruction sets, best first, separated by commas.

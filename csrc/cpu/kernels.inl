@@ -13,6 +13,7 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/mse.inl"
 #include "cpu/cross_entropy.inl"
 #include "cpu/sgd.inl"
+#include "cpu/peak.inl"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -27,6 +28,8 @@ const KernelTable table = {
     cross_entropy_backward,
     cross_entropy_double_backward,
     sgd,
+    fma_peak,
+    bandwidth,
 };
 // clang-format on
 

@@ -1,5 +1,5 @@
 // The ops that library.cpp registers, one .cpp each (linear.cpp, mse.cpp, cross_entropy.cpp,
-// sgd.cpp). What they compute stands in csrc/contract; the schemas in library.cpp.
+// sgd.cpp, peak.cpp). What they compute stands in csrc/contract; the schemas in library.cpp.
 #pragma once
 #include <tuple>
 
@@ -40,5 +40,8 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
           const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
           bool nesterov, bool maximize, const OptionalTensor& grad_scale,
           const OptionalTensor& found_inf, bool check_only);
+
+double fma_peak(ScalarType dtype, double seconds);
+double bandwidth(int64_t bytes, double seconds);
 
 }  // namespace gdext
