@@ -39,6 +39,7 @@ void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
   m.impl("cross_entropy_double_backward", TORCH_BOX(&cross_entropy_double_backward));
   m.impl("sgd_", TORCH_BOX(&sgd_));
+  m.impl("mlp_", TORCH_BOX(&mlp_));
 }
 
 }  // namespace
@@ -78,6 +79,12 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       " *, float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay,"
       " bool nesterov, bool maximize, Tensor? grad_scale, Tensor? found_inf,"
       " bool check_only=False) -> ()");
+  m.def(
+      "mlp_(Tensor(a!)[] params, Tensor(b!)[] momentum_buffers, bool[] first, bool[] biases,"
+      " int[] activations, int[] groups, float[] options, Tensor inputs, Tensor targets,"
+      " Tensor? order, int batch_size, Tensor? lr, *, float input_scale, float input_shift,"
+      " int loss, int reduction, Tensor? class_weight, int ignore_index, float label_smoothing,"
+      " Tensor(c!) workspace, Tensor(d!) losses, Tensor(e!) done, float seconds) -> int");
   m.def("_build_config() -> str");
   m.def("_cpu_isas() -> str");
   m.def("_cpu_isa_in_use() -> str");
@@ -92,6 +99,10 @@ STABLE_TORCH_LIBRARY_IMPL(gdext, CompositeExplicitAutograd, m) {
   m.impl("_fma_peak", TORCH_BOX(&gdext::fma_peak));
   m.impl("_bandwidth", TORCH_BOX(&gdext::bandwidth));
 }
+
+// Not left to autograd's fallback, which would refuse to have parameters written to where gradients
+// are enabled: to a step they are what an optimizer's are.
+STABLE_TORCH_LIBRARY_IMPL(gdext, Autograd, m) { m.impl("mlp_", TORCH_BOX(&gdext::mlp_)); }
 
 STABLE_TORCH_LIBRARY_IMPL(gdext, CPU, m) { register_kernels(m); }
 STABLE_TORCH_LIBRARY_IMPL(gdext, CUDA, m) { register_kernels(m); }
