@@ -26,6 +26,7 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/mlp_loss.inl"
 #include "cpu/mlp_state.inl"
 #include "cpu/mlp.inl"
+#include "cpu/peak.inl"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -42,6 +43,8 @@ const KernelTable table = {
     sgd,
     mlp_sizes,
     mlp,
+    fma_peak,
+    bandwidth,
 };
 // clang-format on
 

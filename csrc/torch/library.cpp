@@ -9,11 +9,18 @@
 
 namespace {
 
+#if defined(__clang__)
+constexpr const char* kCompiler = __VERSION__;  // "Clang 18.1.3", perhaps with a vendor before it
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
 // torch.ops.gdext._build_config(): what gdext.build_info() reports, as JSON.
 std::string build_config() {
   return gdext::message(
       "{\"version\": \"", GDEXT_VERSION, "\", \"built_with_torch\": \"", GDEXT_BUILT_WITH_TORCH,
-      "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION, "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS,
+      "\", \"compiler\": \"", kCompiler, "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION,
+      "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS,
       "\", \"torch_has_cuda\": ", gdext::torch_has_cuda() ? "true" : "false", "}");
 }
 
@@ -81,12 +88,16 @@ STABLE_TORCH_LIBRARY(gdext, m) {
   m.def("_build_config() -> str");
   m.def("_cpu_isas() -> str");
   m.def("_cpu_isa_in_use() -> str");
+  m.def("_fma_peak(ScalarType dtype, float seconds) -> float");
+  m.def("_bandwidth(int bytes, float seconds) -> float");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gdext, CompositeExplicitAutograd, m) {
   m.impl("_build_config", TORCH_BOX(&build_config));
   m.impl("_cpu_isas", TORCH_BOX(&cpu_isas));
   m.impl("_cpu_isa_in_use", TORCH_BOX(&cpu_isa_in_use));
+  m.impl("_fma_peak", TORCH_BOX(&gdext::fma_peak));
+  m.impl("_bandwidth", TORCH_BOX(&gdext::bandwidth));
 }
 
 // Not left to autograd's fallback, which would refuse to have parameters written to where gradients

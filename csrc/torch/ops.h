@@ -1,5 +1,6 @@
 // The ops that library.cpp registers, one .cpp each (linear.cpp, mse.cpp, cross_entropy.cpp,
-// sgd.cpp, mlp.cpp). What they compute stands in csrc/contract; the schemas in library.cpp.
+// sgd.cpp, mlp.cpp, peak.cpp). What they compute stands in csrc/contract; the schemas in
+// library.cpp.
 #pragma once
 #include <tuple>
 
@@ -54,5 +55,8 @@ int64_t mlp_(const std::vector<Tensor>& params, const std::vector<Tensor>& momen
              double input_scale, double input_shift, int64_t loss, int64_t reduction,
              OptionalTensor class_weight, int64_t ignore_index, double label_smoothing,
              Tensor workspace, Tensor losses, Tensor done, double seconds);
+
+double fma_peak(ScalarType dtype, double seconds);
+double bandwidth(int64_t bytes, double seconds);
 
 }  // namespace gdext
