@@ -18,6 +18,15 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/mse.inl"
 #include "cpu/cross_entropy.inl"
 #include "cpu/sgd.inl"
+#include "cpu/transpose.inl"
+#include "cpu/mlp_layout.inl"
+#include "cpu/mlp_products.inl"
+#include "cpu/mlp_small.inl"
+#include "cpu/mlp_gather.inl"
+#include "cpu/mlp_loss.inl"
+#include "cpu/mlp_state.inl"
+#include "cpu/mlp.inl"
+#include "cpu/peak.inl"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -32,6 +41,10 @@ const KernelTable table = {
     cross_entropy_backward,
     cross_entropy_double_backward,
     sgd,
+    mlp_sizes,
+    mlp,
+    fma_peak,
+    bandwidth,
 };
 // clang-format on
 
