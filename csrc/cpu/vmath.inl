@@ -166,7 +166,7 @@ inline V tanh(V x) {
   // e / (e + 2), and then once more what is left of e, which mends the rounding of e + 2 as well.
   const V e = expm1_within(y + y), reciprocal = reciprocal_estimate(e + E(2));
   V quotient = e * reciprocal;
-  quotient += ((e - E(2) * quotient) - e * quotient) * reciprocal;
+  quotient += ((e - e * quotient) - E(2) * quotient) * reciprocal;
   return copysign(at_most(quotient, E(1)), x);
 }
 
