@@ -54,30 +54,28 @@ template <class V>
 inline V copysign(V x, V sign) {
   return reinterpret<V>((bits_of(x) & ~kSignBit<V>) | (bits_of(sign) & kSignBit<V>));
 }
-// The smaller, or the larger, of x and `bound`; NaN where x is NaN.
+// The smaller, or the larger, of x and `bound`; x where one of them is NaN.
 template <class V>
-inline V at_most(V x, element_t<V> bound) {
-  const V limit = splat<V>(bound);
+inline V at_most(V x, V bound) {
 #if GDEXT_VEC_BYTES == 64
-  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_min_ps(limit, x);
-  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm512_min_pd(limit, x);
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_min_ps(bound, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm512_min_pd(bound, x);
 #elif GDEXT_VEC_BYTES == 32
-  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm256_min_ps(limit, x);
-  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm256_min_pd(limit, x);
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm256_min_ps(bound, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm256_min_pd(bound, x);
 #endif
-  return select(x > limit, limit, x);
+  return select(x > bound, bound, x);
 }
 template <class V>
-inline V at_least(V x, element_t<V> bound) {
-  const V limit = splat<V>(bound);
+inline V at_least(V x, V bound) {
 #if GDEXT_VEC_BYTES == 64
-  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_max_ps(limit, x);
-  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm512_max_pd(limit, x);
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_max_ps(bound, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm512_max_pd(bound, x);
 #elif GDEXT_VEC_BYTES == 32
-  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm256_max_ps(limit, x);
-  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm256_max_pd(limit, x);
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm256_max_ps(bound, x);
+  if constexpr (std::is_same_v<V, Vec<double>::type>) return _mm256_max_pd(bound, x);
 #endif
-  return select(x < limit, limit, x);
+  return select(x < bound, bound, x);
 }
 
 // 1 / x to 2^-14 at least, x a normal number.
@@ -100,6 +98,32 @@ inline A fold(typename Vec<A>::type x, const Op& op) {
     for (int i = 0; i < half; ++i) lane[i] = op(lane[i], lane[i + half]);
   }
   return lane[0];
+}
+
+#if GDEXT_VEC_BYTES > 0
+// Half of x's lanes in float64: the first half for part 0, the second for part 1.
+inline Vec<double>::type widened(Vec<float>::type x, int part) {
+#if GDEXT_VEC_BYTES == 64
+  return _mm512_cvtps_pd(part == 0 ? _mm512_castps512_ps256(x) : _mm512_extractf32x8_ps(x, 1));
+#elif GDEXT_VEC_BYTES == 32
+  return _mm256_cvtps_pd(part == 0 ? _mm256_castps256_ps128(x) : _mm256_extractf128_ps(x, 1));
+#else
+  Vec<double>::type wide;
+  constexpr int kWidth = Vec<double>::width;
+  for (int i = 0; i < kWidth; ++i) wide[i] = x[part * kWidth + i];
+  return wide;
+#endif
+}
+#endif
+
+// The lanes' numbers: first, first + 1, ...
+template <class V>
+inline bits_t<V> counted_from(int64_t first) {
+  integer_t<V> lane[sizeof(V) / sizeof(integer_t<V>)];
+  for (size_t i = 0; i < sizeof(V) / sizeof(integer_t<V>); ++i) lane[i] = i;
+  bits_t<V> numbers;
+  std::memcpy(&numbers, lane, sizeof(numbers));
+  return numbers + static_cast<integer_t<V>>(first);
 }
 
 // Elements [at, at + width) of an array, as lanes of A whatever their type.
@@ -128,6 +152,8 @@ struct Whole {
       for (int i = 0; i < Vec<A>::width; ++i) to[at + i] = static_cast<T>(lane[i]);
     }
   }
+  // x, 0 in lanes beyond the array's end.
+  V only(V x) const { return x; }
 };
 
 // Elements [at, at + count), fewer than a vector has; the other lanes are `padding`, and are not
@@ -140,6 +166,12 @@ struct Part {
 
   template <class T>
   V load(const T* from, A padding = A(0)) const {
+#if GDEXT_VEC_BYTES == 64
+    if constexpr (std::is_same_v<T, float>)
+      return _mm512_mask_loadu_ps(splat<V>(padding), mask(), from + at);
+    if constexpr (std::is_same_v<T, double>)
+      return _mm512_mask_loadu_pd(splat<V>(padding), mask(), from + at);
+#endif
     A lane[Vec<A>::width];
     for (int i = 0; i < Vec<A>::width; ++i)
       lane[i] = i < count ? static_cast<A>(from[at + i]) : padding;
@@ -147,10 +179,20 @@ struct Part {
   }
   template <class T>
   void store(T* to, V x) const {
+#if GDEXT_VEC_BYTES == 64
+    if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(to + at, mask(), x);
+    if constexpr (std::is_same_v<T, double>) return _mm512_mask_storeu_pd(to + at, mask(), x);
+#endif
     A lane[Vec<A>::width];
     Vec<A>::store(lane, x);
     for (int i = 0; i < count; ++i) to[at + i] = static_cast<T>(lane[i]);
   }
+  V only(V x) const {
+    return select(counted_from<V>(0) < static_cast<integer_t<V>>(count), x, V{});
+  }
+
+ private:
+  unsigned mask() const { return (1u << count) - 1; }
 };
 
 // f(Whole or Part) over [begin, end): whole vectors, then what is left.

@@ -31,14 +31,12 @@ inline void linear(const LinearArgs& args) {
   });
 }
 
-// `count` elements of a row as contiguous numbers of A: where they are, or copied to `room`.
-template <class A, class T>
-const A* widened_row(const Operand<T>& m, int64_t row, int64_t first, int64_t count, A* room) {
+// `count` elements of a row as neighbours: where they are, or copied to `room`.
+template <class T>
+const T* contiguous_row(const Operand<T>& m, int64_t row, int64_t first, int64_t count, T* room) {
   const T* from = m.data + row * m.stride + first * m.k_stride;
-  if constexpr (std::is_same_v<T, A>) {
-    if (m.k_stride == 1) return from;
-  }
-  for (int64_t i = 0; i < count; ++i) room[i] = static_cast<A>(from[i * m.k_stride]);
+  if (m.k_stride == 1) return from;
+  for (int64_t i = 0; i < count; ++i) room[i] = from[i * m.k_stride];
   return room;
 }
 
@@ -62,12 +60,12 @@ void make_dz(const LinearBackwardArgs& args) {
       std::max<int64_t>(kElementwiseGrain / std::clamp<int64_t>(columns, 1, kRun), 1);
   with_activation(args.activation, [&](auto activation) {
     parallel_for(0, rows * across, grain, [&](int64_t begin, int64_t end) {
-      A dy_room[kRun], s_room[kRun];
+      T dy_room[kRun], s_room[kRun];
       for (int64_t run = begin; run < end; ++run) {
         const int64_t row = run / across, first = run % across * kRun;
         const int64_t count = std::min(kRun, columns - first);
-        activation_backward_row<activation.value>(widened_row(dy, row, first, count, dy_room),
-                                                  widened_row(s, row, first, count, s_room),
+        activation_backward_row<activation.value>(contiguous_row(dy, row, first, count, dy_room),
+                                                  contiguous_row(s, row, first, count, s_room),
                                                   dz + row * columns + first, count);
       }
     });
@@ -78,18 +76,18 @@ void make_dz(const LinearBackwardArgs& args) {
 template <class T, class TZ>
 void sum_rows(int64_t B, int64_t O, const Operand<TZ>& dz, T* db) {
   using A = acc_t<T>;
-  constexpr int64_t kColumns = 64;
+  constexpr int64_t kColumns = Vec<A>::width;
   const int64_t grain =
       std::max<int64_t>(kElementwiseGrain / (kColumns * std::max<int64_t>(B, 1)), 1);
   parallel_for(0, (O + kColumns - 1) / kColumns, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t o0 = block * kColumns, count = std::min(kColumns, O - o0);
-      double sums[kColumns] = {};
-      for (int64_t b = 0; b < B; ++b) {
-        const TZ* row = dz.data + b * dz.stride + o0 * dz.k_stride;
-        for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o * dz.k_stride]);
-      }
-      for (int64_t o = 0; o < count; ++o) db[o0 + o] = static_cast<T>(static_cast<A>(sums[o]));
+    TZ room[kColumns];
+    for (int64_t o0 = begin * kColumns; o0 < std::min(end * kColumns, O); o0 += kColumns) {
+      const int64_t count = std::min(kColumns, O - o0);
+      for_each_lanes<A>(0, count, [&](auto lanes) {
+        LaneSum<A> sum;
+        for (int64_t b = 0; b < B; ++b) sum += lanes.load(contiguous_row(dz, b, o0, count, room));
+        lanes.store(db + o0, sum.lanes());
+      });
     }
   });
 }

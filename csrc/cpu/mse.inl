@@ -3,15 +3,42 @@
 template <class T>
 struct MseInputs {
   using A = acc_t<T>;
+  using V = typename Vec<A>::type;
   const T *x, *t, *w;
   MseInputs(const void* x_, const void* t_, const void* w_)
       : x(static_cast<const T*>(x_)), t(static_cast<const T*>(t_)), w(static_cast<const T*>(w_)) {}
-  A weight(int64_t i) const { return w ? static_cast<A>(w[i]) : A(1); }
-  A loss(int64_t i) const {
-    return squared_error(static_cast<A>(x[i]), static_cast<A>(t[i]), weight(i));
+
+  template <class L>
+  V weight(L lanes) const {
+    return w ? lanes.load(w) : splat<V>(A(1));
   }
-  A dx(int64_t i, A g) const {
-    return squared_error_dx(static_cast<A>(x[i]), static_cast<A>(t[i]), weight(i), g);
+  template <class L>
+  V loss(L lanes) const {
+    return squared_error(lanes.load(x), lanes.load(t), weight(lanes));
+  }
+  template <class L>
+  V dx(L lanes, V g) const {
+    return squared_error_dx(lanes.load(x), lanes.load(t), weight(lanes), g);
+  }
+};
+
+// dy / norm, of a vector of elements.
+template <class T>
+struct MseGradient {
+  using A = acc_t<T>;
+  using V = typename Vec<A>::type;
+  const T* dy;
+  bool everywhere;  // dy is one number
+  A norm, g;
+  MseGradient(const void* dy_, int64_t dy_stride, const void* norm_)
+      : dy(static_cast<const T*>(dy_)),
+        everywhere(dy_stride == 0),
+        norm(*static_cast<const A*>(norm_)),
+        g(everywhere ? static_cast<A>(*dy) / norm : A(0)) {}
+
+  template <class L>
+  V operator()(L lanes) const {
+    return everywhere ? splat<V>(g) : lanes.load(dy) / norm;
   }
 };
 
@@ -24,12 +51,18 @@ inline void mse(const MseArgs& args) {
     A& norm = *static_cast<A*>(args.norm);
     norm = A(1);
     if (args.reduction == Reduction::none) {
-      for_each_element(args.n, [&](int64_t i) { loss[i] = static_cast<T>(in.loss(i)); });
+      for_all_lanes<A>(args.n, [=](auto lanes) { lanes.store(loss, in.loss(lanes)); });
       return;
     }
-    const Sums sums = sum_over(args.n, args.workspace, [&](int64_t i) {
-      return Sums{static_cast<double>(in.loss(i)), static_cast<double>(in.weight(i))};
-    });
+    const Sums sums =
+        sum_over(args.n, args.workspace, kElementwiseGrain, [=](int64_t begin, int64_t end) {
+          LaneSum<A> losses, weights;
+          for_each_lanes<A>(begin, end, [&](auto lanes) {
+            losses += in.loss(lanes);
+            if (in.w) weights += lanes.load(in.w);
+          });
+          return Sums{losses.total(), in.w ? weights.total() : static_cast<double>(end - begin)};
+        });
     const bool mean = args.reduction == Reduction::mean;
     if (mean) norm = static_cast<A>(sums.second);
     loss[0] = static_cast<T>(static_cast<A>(mean ? sums.first / sums.second : sums.first));
@@ -41,12 +74,9 @@ inline void mse_backward(const MseBackwardArgs& args) {
     using T = decltype(element);
     using A = acc_t<T>;
     const MseInputs<T> in(args.x, args.t, args.w);
-    const T* dy = static_cast<const T*>(args.dy);
+    const MseGradient<T> g(args.dy, args.dy_stride, args.norm);
     T* dx = static_cast<T*>(args.dx);
-    const A norm = *static_cast<const A*>(args.norm);
-    for_each_element(args.n, [&](int64_t i) {
-      dx[i] = static_cast<T>(in.dx(i, static_cast<A>(dy[i * args.dy_stride]) / norm));
-    });
+    for_all_lanes<A>(args.n, [=](auto lanes) { lanes.store(dx, in.dx(lanes, g(lanes))); });
   });
 }
 
@@ -54,23 +84,27 @@ inline void mse_double_backward(const MseDoubleBackwardArgs& args) {
   for_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
     using A = acc_t<T>;
+    using V = typename Vec<A>::type;
     const MseInputs<T> in(args.x, args.t, args.w);
-    const T *u = static_cast<const T*>(args.u), *dy = static_cast<const T*>(args.dy);
+    const MseGradient<T> g(args.dy, args.dy_stride, args.norm);
+    const T* u = static_cast<const T*>(args.u);
     T *gdy = static_cast<T*>(args.gdy), *gx = static_cast<T*>(args.gx);
-    const A norm = *static_cast<const A*>(args.norm);
-    const auto gdy_term = [&](int64_t i) { return in.dx(i, static_cast<A>(u[i]) / norm); };
+    const auto gdy_term = [=](auto lanes) {
+      return lanes.only(in.dx(lanes, lanes.load(u) / g.norm));
+    };
     // dx is linear in x - t: its derivative along u is itself, with u for x - t.
-    for_each_element(args.n, [&](int64_t i) {
-      const A dyi = static_cast<A>(dy[i * args.dy_stride]);
-      gx[i] =
-          static_cast<T>(squared_error_dx(static_cast<A>(u[i]), A(0), in.weight(i), dyi / norm));
+    for_all_lanes<A>(args.n, [=](auto lanes) {
+      lanes.store(gx, squared_error_dx(lanes.load(u), V{}, in.weight(lanes), g(lanes)));
     });
     if (args.reduction == Reduction::none) {
-      for_each_element(args.n, [&](int64_t i) { gdy[i] = static_cast<T>(gdy_term(i)); });
+      for_all_lanes<A>(args.n, [=](auto lanes) { lanes.store(gdy, gdy_term(lanes)); });
     } else {
-      const Sums sums = sum_over(args.n, args.workspace, [&](int64_t i) {
-        return Sums{static_cast<double>(gdy_term(i)), 0.0};
-      });
+      const Sums sums =
+          sum_over(args.n, args.workspace, kElementwiseGrain, [=](int64_t begin, int64_t end) {
+            LaneSum<A> terms;
+            for_each_lanes<A>(begin, end, [&](auto lanes) { terms += gdy_term(lanes); });
+            return Sums{terms.total(), 0.0};
+          });
       gdy[0] = static_cast<T>(static_cast<A>(sums.first));
     }
   });

@@ -1,46 +1,84 @@
-// Sums over a whole tensor, and elementwise loops, over fixed ranges of elements
-// (contract/common.h).
+// Sums in float64, elementwise loops over threads, and sums over a whole tensor by fixed ranges of
+// elements (contract/common.h).
 
 constexpr int64_t kElementwiseGrain = 16 * 1024;
 
-// A sum in float64 that keeps what rounding loses of each term (Kahan, "Further remarks on reducing
-// truncation errors", 1965), so that float64 results too are good to the last digit or two.
-class Sum {
+// A sum of float64 numbers, or of vectors of them, that keeps what rounding loses of each term
+// (Neumaier, "Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen", 1974; the
+// error of an addition after Knuth, which needs no comparison), so that float64 results too are
+// good to the last digit or two.
+template <class V>
+class CompensatedSum {
  public:
-  void operator+=(double term) {
-    const double corrected = term - lost_;
-    const double next = sum_ + corrected;
-    lost_ = (next - sum_) - corrected;
-    if (!std::isfinite(lost_)) lost_ = 0;  // infinity - infinity: the sum itself stays what it is
+  void operator+=(V term) {
+    const V next = sum_ + term, added = next - sum_;
+    lost_ += (sum_ - (next - added)) + (term - added);
     sum_ = next;
   }
-  operator double() const { return sum_; }
+  // Where the sum is infinite, what it lost is infinity - infinity.
+  V value() const { return select(lost_ - lost_ == 0.0, sum_ + lost_, sum_); }
 
  private:
-  double sum_ = 0, lost_ = 0;
+  V sum_{}, lost_{};
+};
+using Sum = CompensatedSum<double>;
+
+// The sum of vectors of A, lane by lane: float32 in float64, float64 compensated.
+template <class A>
+class LaneSum {
+  using V = typename Vec<A>::type;
+  using Wide = typename Vec<double>::type;
+  static constexpr int kParts = Vec<A>::width / Vec<double>::width;
+
+ public:
+  void operator+=(V term) {
+    if constexpr (kParts == 1) {
+      compensated_ += term;
+    } else {
+      for (int part = 0; part < kParts; ++part) wide_[part] += widened(term, part);
+    }
+  }
+  // The sums as lanes of A.
+  V lanes() const {
+    double lane[Vec<A>::width];
+    A rounded[Vec<A>::width];
+    for (int part = 0; part < kParts; ++part)
+      Vec<double>::store(lane + part * Vec<double>::width,
+                         kParts == 1 ? compensated_.value() : wide_[part]);
+    for (int i = 0; i < Vec<A>::width; ++i) rounded[i] = static_cast<A>(lane[i]);
+    return Vec<A>::load(rounded);
+  }
+  double total() const {
+    if constexpr (kParts > 1)
+      return fold<double>(wide_[0] + wide_[1], [](double a, double b) { return a + b; });
+    double lane[Vec<A>::width];
+    Vec<double>::store(lane, compensated_.value());
+    Sum sum;
+    for (const double x : lane) sum += x;
+    return sum.value();
+  }
+
+ private:
+  CompensatedSum<Wide> compensated_;
+  Wide wide_[kParts] = {};
 };
 
 struct Sums {
   double first = 0, second = 0;
 };
 
-// f(i) -> Sums of element i, for i in [0, n); `workspace` has room for kWorkspace doubles. A thread
-// is worth starting for `grain` elements.
+// The sum of f(begin, end) -> Sums over ranges of [0, n); `workspace` has room for kWorkspace
+// doubles. A thread is worth starting for `grain` elements.
 template <class F>
-Sums sum_over(int64_t n, double* workspace, const F& f, int64_t grain = kElementwiseGrain) {
+Sums sum_over(int64_t n, double* workspace, int64_t grain, const F& f) {
   const int64_t shortest = std::min<int64_t>(grain, 1024);
   const int64_t range = std::max(shortest, (n + kPartials - 1) / kPartials);
   const int64_t ranges = (n + range - 1) / range;
   parallel_for(0, ranges, std::max<int64_t>(grain / range, 1), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      Sum first, second;
-      for (int64_t i = r * range; i < std::min(n, (r + 1) * range); ++i) {
-        const Sums term = f(i);
-        first += term.first;
-        second += term.second;
-      }
-      workspace[2 * r] = first;
-      workspace[2 * r + 1] = second;
+      const Sums sums = f(r * range, std::min(n, (r + 1) * range));
+      workspace[2 * r] = sums.first;
+      workspace[2 * r + 1] = sums.second;
     }
   });
   Sum first, second;
@@ -48,7 +86,7 @@ Sums sum_over(int64_t n, double* workspace, const F& f, int64_t grain = kElement
     first += workspace[2 * r];
     second += workspace[2 * r + 1];
   }
-  return {first, second};
+  return {first.value(), second.value()};
 }
 
 // f(Whole or Part) over [0, n) (lanes.inl).
@@ -56,11 +94,4 @@ template <class A, class F>
 void for_all_lanes(int64_t n, const F& f) {
   parallel_for(0, n, kElementwiseGrain,
                [&](int64_t begin, int64_t end) { for_each_lanes<A>(begin, end, f); });
-}
-
-template <class F>
-void for_each_element(int64_t n, const F& f, int64_t grain = kElementwiseGrain) {
-  parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
 }

@@ -103,8 +103,8 @@ inline V scaled(V x, V n) {
   return x * power_of_two<V>(half) * power_of_two<V>(twice - half);
 }
 
-// x = n ln 2 + r, |r| <= ln(2) / 2 and a little, and exp(r) - 1 = high + tail, where `high` is exact
-// and is most of r.
+// x = n ln 2 + r, |r| <= ln(2) / 2 and a little, and exp(r) - 1 = high + tail, where `high` is
+// exact and is most of r.
 template <class V>
 struct ReducedExp {
   V shifted, n, high, tail;
@@ -122,11 +122,12 @@ struct ReducedExp {
 template <class V>
 inline V exp(V x) {
   using M = math_of<V>;
-  const ReducedExp<V> e(at_least(at_most(x, M::exp_infinity), M::exp_zero));
+  const ReducedExp<V> e(at_least(at_most(x, splat<V>(M::exp_infinity)), splat<V>(M::exp_zero)));
   return scaled(element_t<V>(1) + (e.high + e.tail), e.n);
 }
 
-// exp(x) - 1 for x not below expm1_end, and exp(x) below half of the largest number; -0 may become 0.
+// exp(x) - 1 for x not below expm1_end, and exp(x) below half of the largest number; -0 may become
+// 0.
 template <class V>
 inline V expm1_within(V x) {
   using M = math_of<V>;
@@ -139,7 +140,8 @@ inline V expm1_within(V x) {
 // exp(x) - 1 where exp(x) is below half of the largest number.
 template <class V>
 inline V expm1(V x) {
-  return select(x == element_t<V>(0), x, expm1_within(at_least(x, math_of<V>::expm1_end)));
+  return select(x == element_t<V>(0), x,
+                expm1_within(at_least(x, splat<V>(math_of<V>::expm1_end))));
 }
 
 // log(1 + x) for 0 <= x < 2^100
@@ -162,17 +164,17 @@ inline V log1p(V x) {
 template <class V>
 inline V tanh(V x) {
   using E = element_t<V>;
-  const V y = at_most(abs(x), math_of<V>::tanh_end);
+  const V y = at_most(abs(x), splat<V>(math_of<V>::tanh_end));
   // e / (e + 2), and then once more what is left of e, which mends the rounding of e + 2 as well.
   const V e = expm1_within(y + y), reciprocal = reciprocal_estimate(e + E(2));
   V quotient = e * reciprocal;
   quotient += ((e - e * quotient) - E(2) * quotient) * reciprocal;
-  return copysign(at_most(quotient, E(1)), x);
+  return copysign(at_most(quotient, splat<V>(E(1))), x);
 }
 
 template <class V>
 inline V erf(V x) {
   using M = math_of<V>;
-  const V y = at_most(abs(x), M::erf_end);
+  const V y = at_most(abs(x), splat<V>(M::erf_end));
   return copysign(expm1_within(-(y * polynomial(y, M::erf) + y)), x);
 }
