@@ -8,6 +8,7 @@ namespace gdext::cpu::GDEXT_ISA {
 // clang-format off: each uses those above it
 #include "cpu/vec.h"
 #include "cpu/reduce.inl"
+#include "cpu/micro.inl"
 #include "cpu/gemm.inl"
 #include "cpu/linear.inl"
 #include "cpu/mse.inl"

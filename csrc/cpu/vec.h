@@ -19,7 +19,12 @@ struct Vec {
     return v;
   }
   static void store(A* to, type v) { std::memcpy(to, &v, sizeof(v)); }
+  // In every lane. (The compilers drop the subtraction, x - 0 being x for every x.)
+  static type broadcast(A value) { return value - type{}; }
 };
+
+// For small functions on vectors, whose loops over registers unroll only where they are inlined.
+#define GDEXT_INLINE inline __attribute__((always_inline))
 
 // How many accumulators the GEMM micro-kernel holds in registers: kRows x kVectors vectors, chosen
 // so that they, kVectors of B and one broadcast of A fit: 32 registers for AVX-512, 16 for the
