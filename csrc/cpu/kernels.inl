@@ -8,7 +8,10 @@ namespace gdext::cpu::GDEXT_ISA {
 // clang-format off: each uses those above it
 #include "cpu/vec.h"
 #include "cpu/reduce.inl"
+#include "cpu/transpose.inl"
 #include "cpu/micro.inl"
+#include "cpu/pack.inl"
+#include "cpu/dot.inl"
 #include "cpu/gemm.inl"
 #include "cpu/linear.inl"
 #include "cpu/mse.inl"
