@@ -22,7 +22,7 @@ struct Product {
 template <class A>
 struct Gemm {
   using V = Vec<A>;
-  static constexpr int W = V::width, kRows = kMicroRows, kCols = kMicroVectors * W;
+  static constexpr int64_t W = V::width, kRows = kMicroRows, kCols = kMicroVectors * W;
   static constexpr int64_t kMaxDepth = 320, kShortDepth = 32, kShortBatch = 16;
   // How much of A and B a thread keeps packed for one block of k.
   static constexpr int64_t kBlockRows = 40 * kRows, kBlockPanels = 32;
@@ -99,8 +99,7 @@ struct Gemm {
         tile.last = k + r.depth >= r.K;
         for (int64_t m0 = r.m_begin; m0 < r.m_end; m0 += block_rows) {
           const int64_t m1 = std::min(m0 + block_rows, r.m_end);
-          for (int64_t m = m0; m < m1; m += R)
-            Pack<A>::rows(a, m, std::min(R, m1 - m), k, tile.depth, r.rows + (m - m0) * r.depth);
+          const bool packs = m0 == r.m_begin && !r.direct;
           for (int64_t p = p0; p < p1; ++p) {
             A* const packed = r.panels + (height <= kBlockRows ? 0 : p - p0) * kCols * r.depth;
             const int64_t n = p * kCols, cols = std::min<int64_t>(kCols, r.N - n);
@@ -115,9 +114,17 @@ struct Gemm {
             tile.n = n;
             tile.cols = cols;
             for (int64_t m = m0; m < m1; m += R) {
+              A* const rows = r.rows + (m - m0) * r.depth;
+              const int64_t height = std::min(R, m1 - m);
+              if (p == p0) {
+                Pack<A>::rows(a, m, height, k, tile.depth, rows);
+                Pack<A>::prefetch(a, m + R, std::min(R, m1 - m - R), k, 0, tile.depth);
+              } else if (packs && p + 1 < p1) {
+                Pack<A>::prefetch(b, n + kCols, std::min(kCols, r.N - n - kCols), k, tile.depth * (m - m0) / (m1 - m0), tile.depth * (m + R - m0) / (m1 - m0));
+              }
               tile.m = m;
-              tile.rows = static_cast<int>(std::min(R, m1 - m));
-              tile.a = r.rows + (m - m0) * r.depth;
+              tile.rows = static_cast<int>(height);
+              tile.a = rows;
               multiply(tile, r.N, product);
             }
           }
@@ -142,7 +149,10 @@ struct Gemm {
     const Kernel kernel = choose(t.rows, vectors, t.chunks);
     A* const c = product.c + t.m * N + t.n;
     if (!finish && t.cols == vectors * W) {
-      for (int i = 0; i < t.rows; ++i) __builtin_prefetch(c + i * N, 1);
+      for (int i = 0; i < t.rows; ++i) {
+        __builtin_prefetch(c + i * N, 1);
+        __builtin_prefetch(c + i * N + t.cols - 1, 1);
+      }
       kernel(t.depth, t.a, t.b, t.b_step, c, N, !t.first);
       return;
     }

@@ -56,6 +56,20 @@ struct Pack {
     }
   }
 
+  // Calls elements (i, k) of `count` rows or columns, k in [begin, end), into the cache.
+  template <class T>
+  static void prefetch(const Operand<T>& from, int64_t i0, int64_t count, int64_t k0, int64_t begin,
+                       int64_t end) {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    if (from.stride == 1) {
+      for (int64_t k = begin; k < end; ++k)
+        for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
+    } else if (from.k_stride == 1) {
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t k = begin; k < end; k += kLine) __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
+    }
+  }
+
  private:
   template <class T>
   GDEXT_INLINE static typename V::type widen_some(const T* from, int64_t n) {

@@ -1,9 +1,11 @@
 // Moves between lanes: transposed blocks and sums over lanes, by log2(width) exchanges of halves
 // (Eklundh, "A Fast Computer Method for Matrix Transposing", 1972).
 
+#define GDEXT_INLINE [[gnu::always_inline]] inline
+
 #if GDEXT_VEC_BYTES > 0
-// Lane j of the results: with a and b cut into runs of kRun lanes, `even` takes a's even runs and moves
-// b's even runs up between them; `odd` takes b's odd runs and moves a's odd runs down.
+// Lane j of the results: with a and b cut into runs of kRun lanes, `even` takes a's even runs and
+// moves b's even runs up between them; `odd` takes b's odd runs and moves a's odd runs down.
 template <int kRun, class V, int... j>
 GDEXT_INLINE V even_runs(V a, V b, std::integer_sequence<int, j...>) {
   return __builtin_shufflevector(a, b,
@@ -38,7 +40,8 @@ GDEXT_INLINE void transpose_vectors(typename Vec<A>::type* row) {
 #endif
 }
 
-// to[j * to_stride + i] = from[i * from_stride + j], for i and j below `n`, a multiple of the width.
+// to[j * to_stride + i] = from[i * from_stride + j], for i and j below `n`, a multiple of the
+// width.
 template <class A>
 inline void transpose(int64_t n, const A* from, int64_t from_stride, A* to, int64_t to_stride) {
   using V = Vec<A>;

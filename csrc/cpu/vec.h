@@ -74,9 +74,6 @@ struct Vec {
 #endif
 };
 
-// For small functions on vectors, whose loops over registers unroll only where they are inlined.
-#define GDEXT_INLINE inline __attribute__((always_inline))
-
 // The register tiles' sizes, so that sums, operands and one broadcast fit in 32 registers (AVX-512,
 // NEON) or 16: a product by panels sums in kMicroRows x kMicroVectors vectors (micro.inl), one by
 // rows in kDotRows x kDotColumns (dot.inl).
