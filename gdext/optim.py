@@ -53,7 +53,7 @@ class SGD(torch.optim.SGD):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer``)."""
-        _check_options({**self.defaults, **param_group}, smallest_lr=0.0)
+        check_options({**self.defaults, **param_group}, smallest_lr=0.0)
         super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -79,7 +79,7 @@ class SGD(torch.optim.SGD):
         updates = []
         for index, group in enumerate(self.param_groups):
             # As in torch, a schedule may take lr below 0: cosines end at 0 only up to rounding.
-            _check_options(group, smallest_lr=-math.inf)
+            check_options(group, smallest_lr=-math.inf)
             update = _Update(index, group, self.state)
             if update.params:
                 updates.append(update)
@@ -190,7 +190,7 @@ def _as_real(tensors: list[Tensor]) -> list[Tensor]:
     return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
 
 
-def _check_options(group: dict[str, Any], smallest_lr: float) -> None:
+def check_options(group: dict[str, Any], smallest_lr: float) -> None:
     """Raise ValueError (RuntimeError for differentiable) if these are no options to step with."""
     for name, smallest in (
         ("lr", smallest_lr),

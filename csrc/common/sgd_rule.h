@@ -22,9 +22,10 @@ struct SgdRule {
   bool has_momentum;  // not what `momentum` says: rounding may have made a tiny one zero
   bool nesterov, maximize;
 
-  // Updates p, and m where there is momentum; `first`: m holds nothing yet.
-  GDEXT_HD void operator()(A& p, A g, A& m, bool first) const {
-    A d = maximize ? -g : g;
+  // Updates p, and m where there is momentum; `first`: m holds nothing yet. T: A or a vector of A.
+  template <class T>
+  GDEXT_HD void operator()(T& p, const T& g, T& m, bool first) const {
+    T d = maximize ? -g : g;
     if (weight_decay != A(0)) d += weight_decay * p;
     if (has_momentum) {
       m = first ? d : momentum * m + undamped * d;

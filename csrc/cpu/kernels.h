@@ -5,10 +5,13 @@
 // compiler's target, so that no inline function of theirs is compiled for a newer instruction set.
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -19,13 +22,15 @@
 
 #include "common/activation.h"
 #include "common/dtype.h"
-#include "common/loss.h"
 #include "common/sgd_rule.h"
 #include "contract/cross_entropy.h"
 #include "contract/linear.h"
+#include "contract/mlp.h"
 #include "contract/mse.h"
+#include "contract/peak.h"
 #include "contract/sgd.h"
 #include "cpu/parallel.h"
+#include "cpu/team.h"
 
 namespace gdext::cpu {
 
@@ -41,6 +46,10 @@ struct KernelTable {
   void (*cross_entropy_backward)(const CrossEntropyBackwardArgs&);
   void (*cross_entropy_double_backward)(const CrossEntropyDoubleBackwardArgs&);
   void (*sgd)(const SgdArgs&);
+  MlpSizes (*mlp_sizes)(const MlpArgs&);
+  int64_t (*mlp)(const MlpArgs&);
+  void (*fma_peak)(const FmaPeakArgs&);
+  void (*bandwidth)(const BandwidthArgs&);
 };
 
 // Names of the compiled instruction sets, best first, separated by commas.

@@ -7,6 +7,11 @@ namespace gdext::cpu::GDEXT_ISA {
 
 // clang-format off: each uses those above it
 #include "cpu/vec.h"
+#include "cpu/lanes.inl"
+#include "cpu/vmath.inl"
+#include "common/activation_formulas.inl"
+#include "common/loss_formulas.inl"
+#include "cpu/elementwise.inl"
 #include "cpu/reduce.inl"
 #include "cpu/transpose.inl"
 #include "cpu/micro.inl"
@@ -17,6 +22,15 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/mse.inl"
 #include "cpu/cross_entropy.inl"
 #include "cpu/sgd.inl"
+#include "cpu/transpose.inl"
+#include "cpu/mlp_layout.inl"
+#include "cpu/mlp_products.inl"
+#include "cpu/mlp_small.inl"
+#include "cpu/mlp_gather.inl"
+#include "cpu/mlp_loss.inl"
+#include "cpu/mlp_state.inl"
+#include "cpu/mlp.inl"
+#include "cpu/peak.inl"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -31,6 +45,10 @@ const KernelTable table = {
     cross_entropy_backward,
     cross_entropy_double_backward,
     sgd,
+    mlp_sizes,
+    mlp,
+    fma_peak,
+    bandwidth,
 };
 // clang-format on
 

@@ -1,0 +1,89 @@
+// mlp: many SGD steps of a whole multi-layer perceptron in one call. For each step, with the batch
+// x = inputs[order[n]], t = targets[order[n]] of the next B (the last step: B or fewer) samples,
+//
+//   h[0] = x,  z[l] = h[l-1] w[l]^T + b[l],  h[l] = f[l](z[l])       l = 1..L (contract/linear.h)
+//   C = cross_entropy(h[L], t)  or  mse(h[L], t), reduced by mean or sum (contract/cross_entropy.h,
+//   mse.h) dz[l] = dh[l] * f'[l],  dh[l-1] = dz[l] w[l]                     l = L..1 w[l], b[l] <-
+//   the rule of contract/sgd.h for dw[l] = dz[l]^T h[l-1], db[l] = sum_b dz[l]
+//
+// dw is never stored: the update is the epilogue of the product. h, dh, dw, db and the updated
+// parameters are rounded to `dtype`, where the layer-by-layer kernels round them.
+//
+// Same inputs, same number of threads: same bits. Where an input column is zero in every sample of
+// the batch, or a relu unit is, its products are skipped: a weight that is infinite or NaN there
+// goes unnoticed.
+//
+// The kernel works on a packed copy of the parameters and momenta (`packed`, in an order of its
+// own, acc_t of dtype) and writes them back before it returns, so that a caller between two calls
+// sees all parameters after the same step.
+#pragma once
+#include "contract/common.h"
+
+namespace gdext {
+
+// A parameter and its momentum. A bias is a matrix of one column, [O,1].
+struct MlpParameter {
+  void* data = nullptr;  // [O,I] updated
+  int64_t row_stride = 0, col_stride = 0;
+  void* momentum = nullptr;  // [O,I] updated; null if the group's momentum is 0
+  int64_t momentum_row_stride = 0, momentum_col_stride = 0;
+  bool first = false;  // the momentum holds nothing yet
+  int group = 0;
+};
+
+struct MlpLayer {
+  int64_t I, O;
+  Activation activation;
+  MlpParameter w;  // [O,I]
+  MlpParameter b;  // [O,1]; data null: no bias
+};
+
+// The options of one parameter group (contract/sgd.h).
+struct MlpGroup {
+  double momentum, dampening, weight_decay;
+  bool nesterov, maximize;
+};
+
+enum class MlpLoss : int { cross_entropy = 0, mse = 1 };
+
+struct MlpArgs {
+  DType dtype;  // of parameters, momenta, inputs (unless bytes), mse targets and class weights
+  const MlpLayer* layers;  // [L]
+  int64_t L;
+  const MlpGroup* groups;  // [group_count]
+  int64_t group_count;
+
+  const void* inputs;  // [N,I] row by row, of dtype, or uint8 where input_bytes
+  int64_t input_row_stride;
+  bool input_bytes;  // x = input_scale * inputs + input_shift; else inputs as they are
+  double input_scale, input_shift;
+  const void* targets;   // cross_entropy: int64 [N]; mse: [N,O of layer L] of dtype, contiguous
+  const int64_t* order;  // [samples], each in [0, N); null: 0, 1, 2, ...
+  int64_t samples;       // in all steps; steps = ceil(samples / B)
+  int64_t B;
+  const double* lr;  // [steps, group_count]
+
+  MlpLoss loss;
+  Reduction reduction;       // mean or sum
+  const void* class_weight;  // cross_entropy: [C] of dtype, or null: ones
+  int64_t ignore_index;      // cross_entropy
+  double label_smoothing;    // cross_entropy
+
+  int threads;        // at most; the result depends on it, in its last bits
+  void* packed;       // MlpSizes::packed bytes
+  bool packed_valid;  // holds these parameters and momenta already, from an earlier call
+  void* scratch;      // MlpSizes::scratch bytes
+  double seconds;     // stop after the first step that ends later than this after the call
+  double* losses;     // [steps] C of each step, before its update; out
+};
+
+struct MlpSizes {
+  int64_t packed, scratch;  // bytes; both buffers are aligned to 64
+};
+
+namespace cpu {
+MlpSizes mlp_sizes(const MlpArgs&);    // reads dtype, layers, groups, B, loss and threads only
+int64_t mlp(const MlpArgs&, Context);  // the number of steps done; throws before it writes anything
+}  // namespace cpu
+
+}  // namespace gdext

@@ -1,0 +1,236 @@
+// The three products of a layer on the layouts of mlp_layout.inl. Sums over more than kDepth terms
+// are taken in blocks of kDepth, each from zero, and added up: the order does not depend on the
+// threads.
+
+constexpr int64_t kDepth = 256;
+constexpr int kVectorRegisters = kMicroRows == 12 ? 32 : 16;
+
+// A layer's input, the columns that are not zero in every sample: x[k / P][b][k % P], k in [0, K),
+// meets row rows[k] of the weights (null: row k).
+template <class A>
+struct Input {
+  const A* x;
+  const int32_t* rows;
+  int64_t B, K;
+
+  int64_t row(int64_t k) const { return rows ? rows[k] : k; }
+  // The columns that meet the weight rows of `range`.
+  Range columns(Range range) const {
+    if (!rows) return range;
+    return {std::lower_bound(rows, rows + K, range.begin) - rows,
+            std::lower_bound(rows, rows + K, range.end) - rows};
+  }
+  // Calls f(row) for the weight rows of `range` that no column of it meets.
+  template <class F>
+  void for_each_other_row(Range range, const F& f) const {
+    int64_t k = columns(range).begin;
+    for (int64_t row = range.begin; row < range.end; ++row) {
+      if (k < K && rows[k] == row)
+        ++k;
+      else
+        f(row);
+    }
+  }
+};
+
+// How many panels a tile of `rows` rows takes at once: short tiles need more, to have enough sums
+// in flight.
+constexpr int panels_of_tile(int rows) {
+  int panels = 4;
+  while (panels > 1 && panels * kMicroVectors * (rows + 1) + 1 > kVectorRegisters) --panels;
+  return panels;
+}
+
+// Calls f(std::integral_constant<int, rows>) for the run-time value `rows` in [1, kMicroRows].
+template <class F, int kRows = kMicroRows>
+GDEXT_INLINE void with_rows(int64_t rows, const F& f) {
+  if constexpr (kRows > 1) {
+    if (rows != kRows) return with_rows<F, kRows - 1>(rows, f);
+  }
+  f(std::integral_constant<int, kRows>{});
+}
+
+// Cuts [begin, end) into the fewest pieces of at most kMicroRows, equal to within one.
+template <class F>
+GDEXT_INLINE void for_each_tile(int64_t begin, int64_t end, const F& f) {
+  const int64_t tiles = (end - begin + kMicroRows - 1) / kMicroRows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const Range tile = share(end - begin, t, tiles);
+    with_rows(tile.size(), [&](auto rows) { f(begin + tile.begin, rows); });
+  }
+}
+
+// kRows x kPanels panels of sums, in registers.
+template <class A, int kRows, int kPanels>
+struct Tile {
+  using V = Vec<A>;
+  static constexpr int P = Panel<A>::width, vectors = kPanels * kMicroVectors;
+  typename V::type sum[kRows][vectors] = {};
+
+  // sum[r] += sum_k a[r * a_row + k * a_step] row(k) of each panel, where row(k) is row `rows[k]`,
+  // or k.
+  template <bool kListed>
+  GDEXT_INLINE void multiply(int64_t depth, const A* a, int64_t a_row, int64_t a_step,
+                             const A* const (&panel)[kPanels], const int32_t* rows) {
+    for (int64_t k = 0; k < depth; ++k) {
+      const int64_t at = (kListed ? rows[k] : k) * P;
+      typename V::type column[vectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v)
+        column[v] = V::load(panel[v / kMicroVectors] + at + v % kMicroVectors * V::width);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const A factor = a[r * a_row + k * a_step];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) sum[r][v] += factor * column[v];
+      }
+    }
+  }
+
+  // sum[r] += what store() left in `from`
+  GDEXT_INLINE void add(A* const (&from)[kPanels]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v)
+        sum[r][v] += V::load(from[v / kMicroVectors] + r * P + v % kMicroVectors * V::width);
+    }
+  }
+
+  // to[panel][r * P], a panel's rows beside one another; `add`: to what is there.
+  GDEXT_INLINE void store(A* const (&to)[kPanels], bool add) const {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        A* at = to[v / kMicroVectors] + r * P + v % kMicroVectors * V::width;
+        V::store(at, add ? V::load(at) + sum[r][v] : sum[r][v]);
+      }
+    }
+  }
+};
+
+// z[p][b][:] (+)= sum_k x[b,k] w[p][row(k)][:] over the block of kDepth columns from k0 on, for
+// kRows samples from b0 on and kPanels panels from p0 on; `add`: to what is there.
+template <class A, int kRows, int kPanels, bool kListed>
+void forward_tile(const Input<A>& in, const A* w, int64_t I, int64_t p0, int64_t b0, int64_t k0,
+                  A* z) {
+  constexpr int P = Panel<A>::width;
+  Tile<A, kRows, kPanels> tile;
+  for (int64_t k = k0; k < std::min(in.K, k0 + kDepth); k += P) {
+    const A* panel[kPanels];
+    for (int p = 0; p < kPanels; ++p) panel[p] = w + ((p0 + p) * I + (kListed ? 0 : k)) * P;
+    tile.template multiply<kListed>(std::min<int64_t>(P, in.K - k), in.x + (k / P * in.B + b0) * P,
+                                    P, 1, panel, in.rows + k);
+  }
+  A* to[kPanels];
+  for (int p = 0; p < kPanels; ++p) to[p] = z + ((p0 + p) * in.B + b0) * P;
+  tile.store(to, k0 > 0);
+}
+
+// z = x w^T for `samples` and `panels`; epilogue(p, b, count, &z[p][b][0]) for each finished run of
+// samples. A block of a panel stays in the first-level cache while the samples pass by it, and a
+// block of samples in the second while the panels do.
+template <class A, class Epilogue>
+void forward_product(const Input<A>& in, const A* w, int64_t I, Range samples, Range panels, A* z,
+                     const Epilogue& epilogue) {
+  constexpr int64_t kSamples = 16 * kMicroRows;
+  constexpr int kMost = panels_of_tile(1);
+  for (int64_t b = samples.begin; b < samples.end; b += kSamples) {
+    const int64_t end = std::min(samples.end, b + kSamples);
+    for (int64_t p = panels.begin, taken; p < panels.end; p += taken) {
+      taken = 1;
+      for (int64_t k = 0; k < in.K || k == 0; k += kDepth) {
+        for_each_tile(b, end, [&](int64_t b0, auto rows) {
+          constexpr int R = rows.value, N = std::min(kMost, panels_of_tile(R));
+          const bool several = end - b == R && panels.end - p >= N;
+          taken = several ? N : 1;
+          if (several && in.rows)
+            forward_tile<A, R, N, true>(in, w, I, p, b0, k, z);
+          else if (several)
+            forward_tile<A, R, N, false>(in, w, I, p, b0, k, z);
+          else if (in.rows)
+            forward_tile<A, R, 1, true>(in, w, I, p, b0, k, z);
+          else
+            forward_tile<A, R, 1, false>(in, w, I, p, b0, k, z);
+        });
+      }
+      for (int64_t done = p; done < p + taken; ++done)
+        epilogue(done, b, end - b, z + (done * in.B + b) * Panel<A>::width);
+    }
+  }
+}
+
+// dw[p][row(k)][:] = sum_b x[b,k] dz[p][b][:] for k in `columns`, handed row by row to
+// update(p, row, sums), sums one Panel of vectors. Long batches are taken in blocks, of which the
+// panel of x and that of dz stay in the first-level cache for the tiles of a panel of x.
+template <class A, class Update>
+void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panels,
+                     const Update& update) {
+  constexpr int P = Panel<A>::width;
+  constexpr int64_t kSamples = 128;
+  alignas(64) A sums[P * P];
+  for (int64_t p = panels.begin; p < panels.end; ++p) {
+    for (int64_t k = columns.begin, end; k < columns.end; k = end) {
+      end = std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
+      for (int64_t b = 0; b < in.B; b += kSamples) {
+        const int64_t depth = std::min(kSamples, in.B - b);
+        const A* const panel[1] = {dz + (p * in.B + b) * P};
+        const bool last = b + depth == in.B;
+        for_each_tile(k, end, [&](int64_t k0, auto rows) {
+          Tile<A, rows.value, 1> tile;
+          tile.template multiply<false>(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel,
+                                        nullptr);
+          A* const to[1] = {sums + (k0 - k) * P};
+          if (!last) return tile.store(to, b > 0);
+          if (b > 0) tile.add(to);
+#pragma GCC unroll 16
+          for (int r = 0; r < rows.value; ++r) update(p, in.row(k0 + r), tile.sum[r]);
+        });
+      }
+    }
+  }
+}
+
+// dx^T[b / P][i][b % P] = sum_o w[o,i] dz[b,o] over the units o of `panels`, for i in `columns`,
+// with dz^T in dzt[b / P][o - first o][b % P].
+template <class A>
+void input_gradient(const A* w, const A* dzt, int64_t B, int64_t I, int64_t O, Range columns,
+                    Range panels, A* dxt) {
+  constexpr int P = Panel<A>::width;
+  for (int64_t bp = 0; bp < Panel<A>::count(B); ++bp) {
+    const A* columns_of_dz = dzt + bp * panels.size() * P * P;
+    for_each_tile(columns.begin, columns.end, [&](int64_t i0, auto rows) {
+      A* const to[1] = {dxt + (bp * I + i0) * P};
+      constexpr int64_t kPanels = std::max<int64_t>(kDepth / P, 1);
+      for (int64_t block = panels.begin; block < panels.end; block += kPanels) {
+        Tile<A, rows.value, 1> tile;
+        for (int64_t p = block; p < std::min(panels.end, block + kPanels); ++p) {
+          const A* const panel[1] = {columns_of_dz + (p - panels.begin) * P * P};
+          tile.template multiply<false>(std::min<int64_t>(P, O - p * P), w + (p * I + i0) * P, P, 1,
+                                        panel, nullptr);
+        }
+        tile.store(to, block > panels.begin);
+      }
+    });
+  }
+}
+
+// dz^T for input_gradient, zero for samples beyond B.
+template <class A>
+void transpose_gradient(const A* dz, int64_t B, Range panels, A* dzt) {
+  constexpr int P = Panel<A>::width;
+  for (int64_t bp = 0; bp < Panel<A>::count(B); ++bp) {
+    for (int64_t p = panels.begin; p < panels.end; ++p) {
+      const A* from = dz + (p * B + bp * P) * P;
+      A rows[P * P];
+      if ((bp + 1) * P > B) {
+        const int64_t filled = (B - bp * P) * P;
+        std::copy(from, from + filled, rows);
+        std::fill(rows + filled, rows + P * P, A(0));
+        from = rows;
+      }
+      transpose(P, from, P, dzt + (bp * panels.size() + p - panels.begin) * P * P, P);
+    }
+  }
+}

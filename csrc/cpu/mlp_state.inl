@@ -1,0 +1,185 @@
+// What the whole-network step keeps in its two buffers, `packed` and `scratch`, and the way of the
+// parameters into the first and out of it.
+
+// Hands out aligned pieces of a buffer; with base null it only counts.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+  template <class E>
+  E* take(int64_t count) {
+    char* piece = base_ ? base_ + used_ : nullptr;
+    used_ += (count * static_cast<int64_t>(sizeof(E)) + 63) / 64 * 64;
+    return reinterpret_cast<E*>(piece);
+  }
+  int64_t used() const { return used_; }
+
+ private:
+  char* base_;
+  int64_t used_ = 0;
+};
+
+// values[i] rounded to T and back.
+template <class T>
+void round_row(acc_t<T>* values, int64_t n) {
+  if constexpr (!std::is_same_v<T, acc_t<T>>)
+    for (int64_t i = 0; i < n; ++i) values[i] = static_cast<acc_t<T>>(static_cast<T>(values[i]));
+}
+
+template <class T>
+struct MlpState {
+  using A = acc_t<T>;
+  static constexpr int P = Panel<A>::width;
+
+  struct Layer {
+    int64_t I, O, panels;
+    bool wide;
+    A *w, *mw;  // [panels][I][P]; mw null: no momentum
+    A *b, *mb;  // [panels][P]; b is zeros where the layer has no bias
+    A* h;       // [panels][B][P] the layer's output
+    A* s;       // what its activation saves (saves_z): h itself, or z; becomes dz
+    Activation activation;
+    void (*activate)(A* values, int64_t n);
+    void (*activation_backward)(const A* dy, const A* s, A* dz, int64_t n);
+
+    // The panels, and the units, that a part owns.
+    Range own(const Member& member) const { return share(panels, member.index, member.size); }
+    Range own_units(const Member& member) const {
+      const Range p = own(member);
+      return {std::min(p.begin * P, O), std::min(p.end * P, O)};
+    }
+  };
+
+  // One part's own memory.
+  struct Part {
+    struct Live {
+      A* x;           // [I/P panels][kSmallBatch][P]
+      int32_t* rows;  // [I]
+    };
+    Input<A>* inputs;             // [L] of the layers, in this step
+    Live* live;                   // [L]
+    uint8_t *seen, *seen_by_all;  // [widest I]
+    int64_t* order;               // [B]
+    A* dzt;                       // [B/P][O][P] of the widest share of a layer
+    A* dy;                        // [widest share of units/P][kSmallBatch][P]
+    A* row;                       // [O of the last layer, whole panels]
+    double loss;
+  };
+
+  const MlpArgs& args;
+  int parts;
+  std::unique_ptr<Layer[]> layers;
+  std::unique_ptr<Part[]> part;
+  A* x[2];  // [I/P panels][B][P], of this step and the one before
+  A* dx;    // [parts] of dx^T [B/P][I][P], or of dx [I/P panels][B][P] in small batches
+  int64_t dx_stride;
+  MlpSizes sizes;
+
+  MlpState(const MlpArgs& args_, void* packed, void* scratch)
+      : args(args_), parts(parts_of(args_)), layers(new Layer[args_.L]), part(new Part[parts]) {
+    Arena keep(packed), work(scratch);
+    const int64_t B = args.B, small = std::min(B, kSmallBatch);
+    int64_t widest_in = 0, widest_dx = 0, widest_share = 0, widest_own = 0;
+    for (int64_t l = 0; l < args.L; ++l) {
+      const MlpLayer& from = args.layers[l];
+      Layer& layer = layers[l];
+      layer.I = from.I, layer.O = from.O, layer.panels = Panel<A>::count(from.O);
+      layer.wide = layer.panels >= parts;
+      layer.activation = from.activation;
+      with_activation(from.activation, [&](auto f) {
+        layer.activate = activate_row<f.value, A>;
+        layer.activation_backward = activation_backward_row<f.value, A>;
+      });
+      const auto momentum = [&](const MlpParameter& p) {
+        return args.groups[p.group].momentum != 0;
+      };
+      const int64_t size = layer.panels * layer.I * P;
+      layer.w = keep.take<A>(size);
+      layer.mw = momentum(from.w) ? keep.take<A>(size) : nullptr;
+      layer.b = keep.take<A>(layer.panels * P);
+      layer.mb = from.b.data && momentum(from.b) ? keep.take<A>(layer.panels * P) : nullptr;
+      layer.h = work.take<A>(layer.panels * B * P);
+      layer.s = saves_z(from.activation) ? work.take<A>(layer.panels * B * P) : layer.h;
+
+      const int64_t share_of = (layer.panels + parts - 1) / parts;
+      widest_in = std::max(widest_in, layer.I);
+      widest_own = std::max(widest_own, share_of);
+      if (l > 0) {
+        widest_dx = std::max(widest_dx, Panel<A>::count(layer.I));
+        widest_share = std::max(widest_share, layer.wide ? share_of : layer.panels);
+      }
+    }
+    const int64_t first_panels = Panel<A>::count(layers[0].I), sample_panels = Panel<A>::count(B);
+    for (A*& buffer : x) buffer = work.take<A>(B > kSmallBatch ? first_panels * B * P : 0);
+    dx_stride = widest_dx * P * std::max(small, B > kSmallBatch ? sample_panels * P : 0);
+    dx = work.take<A>(parts * dx_stride);
+    for (int p = 0; p < parts; ++p) {
+      Part& own = part[p];
+      own.inputs = work.take<Input<A>>(args.L);
+      own.live = work.take<typename Part::Live>(args.L);
+      for (int64_t l = 0; l < args.L; ++l) {
+        const bool needed = l == 0 || layers[l - 1].activation == Activation::relu;
+        A* live = work.take<A>(needed ? Panel<A>::count(layers[l].I) * small * P : 0);
+        int32_t* rows = work.take<int32_t>(needed ? layers[l].I : 0);
+        if (scratch) own.live[l] = {live, rows};
+      }
+      own.seen = work.take<uint8_t>(widest_in);
+      own.seen_by_all = work.take<uint8_t>(widest_in);
+      own.order = work.take<int64_t>(args.order ? 0 : B);
+      own.dzt = work.take<A>(B > kSmallBatch ? sample_panels * widest_share * P * P : 0);
+      own.dy = work.take<A>(widest_own * small * P);
+      own.row = work.take<A>(layers[args.L - 1].panels * P);
+    }
+    sizes = {keep.used(), work.used()};
+  }
+
+  // As many as the work of a step pays for, and no more than the widest layer has panels.
+  static int parts_of(const MlpArgs& args) {
+    constexpr int64_t kLeastWork = 100 * 1000;  // multiplications per part
+    int64_t work = 0, panels = 1;
+    for (int64_t l = 0; l < args.L; ++l) {
+      work += 3 * args.B * args.layers[l].I * args.layers[l].O;
+      panels = std::max(panels, Panel<A>::count(args.layers[l].O));
+    }
+    return static_cast<int>(std::max<int64_t>(
+        std::min({static_cast<int64_t>(args.threads), panels, work / kLeastWork}), 1));
+  }
+
+  // Both for the panels that `member` owns.
+  void pack(const Member& member) {
+    for (int64_t l = 0; l < args.L; ++l) {
+      const Layer& layer = layers[l];
+      pack_parameter(args.layers[l].w, layer.I, layer.O, layer.own(member), layer.w, layer.mw);
+      if (args.layers[l].b.data)
+        pack_parameter(args.layers[l].b, 1, layer.O, layer.own(member), layer.b, layer.mb);
+      else
+        std::fill(layer.b + layer.own(member).begin * P, layer.b + layer.own(member).end * P, A(0));
+    }
+  }
+  void unpack(const Member& member) {
+    for (int64_t l = 0; l < args.L; ++l) {
+      const Layer& layer = layers[l];
+      unpack_parameter(args.layers[l].w, layer.I, layer.O, layer.own(member), layer.w, layer.mw);
+      if (args.layers[l].b.data)
+        unpack_parameter(args.layers[l].b, 1, layer.O, layer.own(member), layer.b, layer.mb);
+    }
+  }
+
+ private:
+  static void pack_parameter(const MlpParameter& from, int64_t I, int64_t O, Range panels, A* to,
+                             A* momentum) {
+    pack_panels(static_cast<const T*>(from.data), from.row_stride, from.col_stride, I, O, panels,
+                to);
+    if (momentum && from.first)
+      std::fill(momentum + panels.begin * I * P, momentum + panels.end * I * P, A(0));
+    else if (momentum)
+      pack_panels(static_cast<const T*>(from.momentum), from.momentum_row_stride,
+                  from.momentum_col_stride, I, O, panels, momentum);
+  }
+  static void unpack_parameter(const MlpParameter& to, int64_t I, int64_t O, Range panels,
+                               const A* from, const A* momentum) {
+    unpack_panels(from, I, O, panels, static_cast<T*>(to.data), to.row_stride, to.col_stride);
+    if (momentum)
+      unpack_panels(momentum, I, O, panels, static_cast<T*>(to.momentum), to.momentum_row_stride,
+                    to.momentum_col_stride);
+  }
+};
