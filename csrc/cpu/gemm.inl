@@ -10,15 +10,6 @@
 // rounding errors small for long sums. Short batches, where PyTorch's matrix-vector routines add up
 // in many lanes, have shorter blocks: as accurate as those.
 
-// Where a product goes: C, row after row, and what is to be done with each finished segment
-// [n, n + count) of row m; nothing, if null. C may be null where `finish` keeps the results.
-template <class A>
-struct Product {
-  A* c;
-  void (*finish)(const void* context, int64_t m, int64_t n, int64_t count, A* sums);
-  const void* context;
-};
-
 template <class A>
 struct Gemm {
   using V = Vec<A>;
@@ -28,8 +19,6 @@ struct Gemm {
   static constexpr int64_t kBlockRows = 40 * kRows, kBlockPanels = 32;
   // B is packed for more panels of A than this, where it could be read as it is.
   static constexpr int64_t kDirectPanels = 4;
-  // Below this many multiplications per thread, starting a thread costs more than it saves.
-  static constexpr int64_t kMinTask = 32 * 1024;
 
   template <class TA, class TB>
   static void run(int64_t M, int64_t N, int64_t K, const Operand<TA>& a, const Operand<TB>& b,
@@ -48,13 +37,14 @@ struct Gemm {
     whole.depth = std::max<int64_t>(ceil_div(ceil_div(K, blocks), W), 1) * W;
     const int64_t height = ceil_div(M, down), width = ceil_div(panels, across);
     whole.direct = std::is_same_v<TB, A> && b.stride == 1 && height <= kDirectPanels * kRows;
-    const int64_t rows_size = std::min(kBlockRows, ceil_div(height, kRows) * kRows) * whole.depth + W;
+    const int64_t rows_size =
+        std::min(kBlockRows, ceil_div(height, kRows) * kRows) * whole.depth + W;
     const int64_t panels_size =
         (height <= kBlockRows ? 1 : std::min(width, kBlockPanels)) * kCols * whole.depth;
     const int64_t task_size = rows_size + panels_size;
     const bool sums_needed = product.c == nullptr && blocks > 1;
-    A* const workspace = static_cast<A*>(scratch(
-        sizeof(A) * (across * down * task_size + (sums_needed ? M * N : 0))));
+    A* const workspace = static_cast<A*>(
+        scratch(sizeof(A) * (across * down * task_size + (sums_needed ? M * N : 0))));
     if (sums_needed) product.c = workspace + across * down * task_size;
 
     parallel_for(0, across * down, 1, [&](int64_t begin, int64_t end) {
@@ -120,7 +110,9 @@ struct Gemm {
                 Pack<A>::rows(a, m, height, k, tile.depth, rows);
                 Pack<A>::prefetch(a, m + R, std::min(R, m1 - m - R), k, 0, tile.depth);
               } else if (packs && p + 1 < p1) {
-                Pack<A>::prefetch(b, n + kCols, std::min(kCols, r.N - n - kCols), k, tile.depth * (m - m0) / (m1 - m0), tile.depth * (m + R - m0) / (m1 - m0));
+                Pack<A>::prefetch(b, n + kCols, std::min(kCols, r.N - n - kCols), k,
+                                  tile.depth * (m - m0) / (m1 - m0),
+                                  tile.depth * (m + R - m0) / (m1 - m0));
               }
               tile.m = m;
               tile.rows = static_cast<int>(height);
@@ -145,10 +137,9 @@ struct Gemm {
 
   static void multiply(const Tile& t, int64_t N, const Product<A>& product) {
     const int vectors = t.cols <= W ? 1 : kMicroVectors;
-    const bool finish = t.last && product.finish;
     const Kernel kernel = choose(t.rows, vectors, t.chunks);
     A* const c = product.c + t.m * N + t.n;
-    if (!finish && t.cols == vectors * W) {
+    if (!(t.last && product.finish) && t.cols == vectors * W) {
       for (int i = 0; i < t.rows; ++i) {
         __builtin_prefetch(c + i * N, 1);
         __builtin_prefetch(c + i * N + t.cols - 1, 1);
@@ -162,8 +153,8 @@ struct Gemm {
       A* const row = sums + i * kCols;
       if (!t.first)
         for (int64_t j = 0; j < t.cols; ++j) row[j] = c[i * N + j] + row[j];
-      if (finish)
-        product.finish(product.context, t.m + i, t.n, t.cols, row);
+      if (t.last)
+        product.store(t.m + i, t.n, t.cols, N, row);
       else
         std::memcpy(c + i * N, row, t.cols * sizeof(A));
     }

@@ -22,7 +22,6 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/mse.inl"
 #include "cpu/cross_entropy.inl"
 #include "cpu/sgd.inl"
-#include "cpu/transpose.inl"
 #include "cpu/mlp_layout.inl"
 #include "cpu/mlp_products.inl"
 #include "cpu/mlp_small.inl"

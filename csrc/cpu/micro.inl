@@ -29,7 +29,7 @@ struct MicroTile {
       for (int v = 0; v < V; ++v) columns[v] = Vec<A>::load(b + k * b_step + v * width);
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
-        const Vector element = Vec<A>::broadcast(a[r * a_row + k * a_step]);
+        const Vector element = splat<Vector>(a[r * a_row + k * a_step]);
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sum[r][v] += element * columns[v];
       }

@@ -1,5 +1,5 @@
-// Operands of a product, with any strides, and their elements in the order a micro-kernel reads
-// them, widened to the accumulation type on the way.
+// Operands and results of a product, and the operands' elements in the order in which a
+// micro-kernel reads them, widened to the accumulation type on the way.
 
 // Element (i, k) of an operand; i is a row of A or a column of B, k what is summed over.
 template <class T>
@@ -9,6 +9,25 @@ struct Operand {
 
   const T* at(int64_t i, int64_t k) const { return data + i * stride + k * k_stride; }
 };
+
+// Where a product goes: the matrix c, row after row, and what is to be done with each finished
+// segment [n, n + count) of row m, if anything; c may be null where `finish` keeps the results.
+template <class A>
+struct Product {
+  A* c;
+  void (*finish)(const void* context, int64_t m, int64_t n, int64_t count, A* sums);
+  const void* context;
+
+  void store(int64_t m, int64_t n, int64_t count, int64_t N, A* sums) const {
+    if (finish)
+      finish(context, m, n, count, sums);
+    else
+      std::memcpy(c + m * N + n, sums, count * sizeof(A));
+  }
+};
+
+// Below this many multiplications per thread, starting a thread costs more than it saves.
+constexpr int64_t kMinTask = 32 * 1024;
 
 template <class A>
 struct Pack {
@@ -30,7 +49,8 @@ struct Pack {
       const int64_t count = std::min<int64_t>(W, columns - i);
       int64_t k = 0;
       if (from.k_stride == 1)
-        for (; k + W <= depth; k += W) block(from.at(i0 + i, k0 + k), from.stride, count, to + k * C + i, C);
+        for (; k + W <= depth; k += W)
+          block(from.at(i0 + i, k0 + k), from.stride, count, to + k * C + i, C);
       for (; k < depth; ++k)
         for (int j = 0; j < W; ++j)
           to[k * C + i + j] = j < count ? static_cast<A>(*from.at(i0 + i + j, k0 + k)) : A(0);
@@ -40,7 +60,9 @@ struct Pack {
   // R rows of A. Where neighbours in k lie side by side, they stay so, in chunks of a vector:
   // to[(k / W * R + r) * W + k % W]; elsewhere to[k * R + r]. `to` has room for a vector more.
   template <class T>
-  static bool keeps_chunks(const Operand<T>& from) { return from.k_stride == 1 && W > 1; }
+  static bool keeps_chunks(const Operand<T>& from) {
+    return from.k_stride == 1 && W > 1;
+  }
   template <class T>
   static void rows(const Operand<T>& from, int64_t i0, int R, int64_t k0, int64_t depth, A* to) {
     if (keeps_chunks(from)) {
@@ -63,10 +85,12 @@ struct Pack {
     constexpr int64_t kLine = 64 / sizeof(T);
     if (from.stride == 1) {
       for (int64_t k = begin; k < end; ++k)
-        for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
+        for (int64_t i = 0; i < count; i += kLine)
+          __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
     } else if (from.k_stride == 1) {
       for (int64_t i = 0; i < count; ++i)
-        for (int64_t k = begin; k < end; k += kLine) __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
+        for (int64_t k = begin; k < end; k += kLine)
+          __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
     }
   }
 
@@ -85,7 +109,8 @@ struct Pack {
       for (int i = 0; i < W; ++i) row[i] = V::widen(from + i * stride);
     } else {
 #pragma GCC unroll 16
-      for (int i = 0; i < W; ++i) row[i] = i < count ? V::widen(from + i * stride) : typename V::type{};
+      for (int i = 0; i < W; ++i)
+        row[i] = i < count ? V::widen(from + i * stride) : typename V::type{};
     }
     transpose_vectors<A>(row);
 #pragma GCC unroll 16

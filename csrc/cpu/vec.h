@@ -19,8 +19,6 @@ struct Vec {
     return v;
   }
   static void store(A* to, type v) { std::memcpy(to, &v, sizeof(v)); }
-  // In every lane. (The compilers drop the subtraction, x - 0 being x for every x.)
-  static type broadcast(A value) { return value - type{}; }
 
   // As numbers of type A, from width elements of any type; from the first n alone, the rest zero.
   template <class T>
@@ -77,5 +75,9 @@ struct Vec {
 // The register tiles' sizes, so that sums, operands and one broadcast fit in 32 registers (AVX-512,
 // NEON) or 16: a product by panels sums in kMicroRows x kMicroVectors vectors (micro.inl), one by
 // rows in kDotRows x kDotColumns (dot.inl).
-constexpr int kMicroRows = GDEXT_VEC_BYTES == 32 ? 6 : 12, kMicroVectors = 2;
-constexpr int kDotRows = GDEXT_VEC_BYTES == 32 ? 2 : 6, kDotColumns = 4;
+#if GDEXT_VEC_BYTES == 64 || GDEXT_VEC_BYTES == 16
+constexpr int kMicroRows = 12, kMicroVectors = 2, kDotRows = 6, kDotColumns = 4;
+#else
+constexpr int kMicroRows = GDEXT_VEC_BYTES == 32 ? 6 : 4, kMicroVectors = 2;
+constexpr int kDotRows = 2, kDotColumns = 4;
+#endif
