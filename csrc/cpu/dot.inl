@@ -61,11 +61,8 @@ struct Dot {
       Vector sum[R][Q] = {};
       const int64_t end = std::min(K, k0 + kBlock);
       int64_t k = k0;
-      for (; k + W <= end; k += W)
-        add<R, Q>([](const T* from) { return V::widen(from); }, a + k, lda, b + k, ldb, sum);
-      if (k < end)
-        add<R, Q>([=](const T* from) { return V::widen(from, end - k); }, a + k, lda, b + k, ldb,
-                  sum);
+      for (; k + W <= end; k += W) add<R, Q, true>(a + k, lda, b + k, ldb, W, sum);
+      if (k < end) add<R, Q, false>(a + k, lda, b + k, ldb, end - k, sum);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
@@ -75,15 +72,17 @@ struct Dot {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) lane_sums<A, Q>(total[r], c + r * kTaskColumns);
   }
-  template <int R, int Q, class Load>
-  GDEXT_INLINE static void add(const Load& load, const T* a, int64_t lda, const T* b, int64_t ldb,
+  // One step of `depth` elements, a whole vector's or fewer.
+  template <int R, int Q, bool kWhole>
+  GDEXT_INLINE static void add(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
                                Vector (&sum)[R][Q]) {
     Vector column[Q];
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; ++q) column[q] = load(b + q * ldb);
+    for (int q = 0; q < Q; ++q)
+      column[q] = kWhole ? V::widen(b + q * ldb) : V::widen(b + q * ldb, depth);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vector row = load(a + r * lda);
+      const Vector row = kWhole ? V::widen(a + r * lda) : V::widen(a + r * lda, depth);
 #pragma GCC unroll 8
       for (int q = 0; q < Q; ++q) sum[r][q] += row * column[q];
     }

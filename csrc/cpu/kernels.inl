@@ -17,6 +17,7 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/micro.inl"
 #include "cpu/pack.inl"
 #include "cpu/dot.inl"
+#include "cpu/gemm_kernels.inl"
 #include "cpu/gemm.inl"
 #include "cpu/linear.inl"
 #include "cpu/mse.inl"

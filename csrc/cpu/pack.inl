@@ -27,7 +27,7 @@ struct Product {
 };
 
 // Below this many multiplications per thread, starting a thread costs more than it saves.
-constexpr int64_t kMinTask = 32 * 1024;
+constexpr int64_t kMinTask = 128 * 1024;
 
 template <class A>
 struct Pack {
@@ -78,19 +78,17 @@ struct Pack {
     }
   }
 
-  // Calls elements (i, k) of `count` rows or columns, k in [begin, end), into the cache.
+  // Calls elements (i, k) of `count` rows or columns, k in [begin, end), into the caches.
   template <class T>
-  static void prefetch(const Operand<T>& from, int64_t i0, int64_t count, int64_t k0, int64_t begin,
+  static void prefetch(const Operand<T>& from, int64_t i0, int64_t count, int64_t begin,
                        int64_t end) {
     constexpr int64_t kLine = 64 / sizeof(T);
     if (from.stride == 1) {
       for (int64_t k = begin; k < end; ++k)
-        for (int64_t i = 0; i < count; i += kLine)
-          __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
+        for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from.at(i0 + i, k), 0, 2);
     } else if (from.k_stride == 1) {
       for (int64_t i = 0; i < count; ++i)
-        for (int64_t k = begin; k < end; k += kLine)
-          __builtin_prefetch(from.at(i0 + i, k0 + k), 0, 2);
+        for (int64_t k = begin; k < end; k += kLine) __builtin_prefetch(from.at(i0 + i, k), 0, 2);
     }
   }
 
