@@ -1,4 +1,4 @@
-"""Arguments of gdext.FusedTrainer.run that it refuses: what it says, and that nothing was changed."""
+"""Arguments of gdext.FusedTrainer.run that it refuses: what it says; and nothing has changed."""
 
 import pytest
 import torch
