@@ -138,13 +138,7 @@ struct Whole {
   }
   template <class T>
   void store(T* to, V x) const {
-    if constexpr (std::is_same_v<T, A>) {
-      Vec<A>::store(to + at, x);
-    } else {
-      A lane[Vec<A>::width];
-      Vec<A>::store(lane, x);
-      for (int i = 0; i < Vec<A>::width; ++i) to[at + i] = static_cast<T>(lane[i]);
-    }
+    Vec<A>::narrow(to + at, x);
   }
   // x, 0 in lanes beyond the array's end.
   V only(V x) const { return x; }

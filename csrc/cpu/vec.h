@@ -41,25 +41,47 @@ struct Vec {
     return widen(padded);
   }
 
+  // Rounded to width elements of any type, as that type's own conversion rounds.
+  template <class T>
+  static void narrow(T* to, type v) {
+    if constexpr (std::is_same_v<T, A>)
+      store(to, v);
+    else
+      narrow16(to, v);
+  }
+
  private:
 #if GDEXT_VEC_BYTES > 0
+  typedef uint16_t Half __attribute__((vector_size(GDEXT_VEC_BYTES / 2)));
+  typedef uint32_t Full __attribute__((vector_size(GDEXT_VEC_BYTES)));
   static type widen16(const bfloat16* from) {
-    typedef uint16_t Half __attribute__((vector_size(GDEXT_VEC_BYTES / 2)));
-    typedef uint32_t Full __attribute__((vector_size(GDEXT_VEC_BYTES)));
     Half bits;
     std::memcpy(&bits, from, sizeof(bits));
     return reinterpret_cast<type>(__builtin_convertvector(bits, Full) << 16);
   }
-#else
-  static type widen16(const bfloat16* from) { return static_cast<float>(*from); }
+  static void narrow16(bfloat16* to, type v) {
+    const Full bits = reinterpret_cast<Full>(v);
+    const Full rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Full result = (bits & 0x7fffffff) > 0x7f800000 ? Full{} + 0x7fc0 : rounded;
+    const Half half = __builtin_convertvector(result, Half);
+    std::memcpy(to, &half, sizeof(half));
+  }
 #endif
 #if GDEXT_VEC_BYTES == 64
   static type widen16(const float16* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
+  static void narrow16(float16* to, type v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
 #elif GDEXT_VEC_BYTES == 32
   static type widen16(const float16* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static void narrow16(float16* to, type v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                     _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 #elif GDEXT_VEC_BYTES > 0
   static type widen16(const float16* from) {
@@ -67,8 +89,18 @@ struct Vec {
     for (int i = 0; i < width; ++i) v[i] = static_cast<float>(from[i]);
     return v;
   }
+  static void narrow16(float16* to, type v) {
+    for (int i = 0; i < width; ++i) to[i] = static_cast<float16>(v[i]);
+  }
 #else
-  static type widen16(const float16* from) { return static_cast<float>(*from); }
+  template <class T>
+  static type widen16(const T* from) {
+    return static_cast<A>(*from);
+  }
+  template <class T>
+  static void narrow16(T* to, type v) {
+    *to = static_cast<T>(v);
+  }
 #endif
 };
 
