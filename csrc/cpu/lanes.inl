@@ -49,10 +49,10 @@ template <class V>
 inline V abs(V x) {
   return reinterpret<V>(bits_of(x) & ~kSignBit<V>);
 }
-// |x| with the sign of `sign`
+// y, which is not negative, with the sign of x
 template <class V>
-inline V copysign(V x, V sign) {
-  return reinterpret<V>((bits_of(x) & ~kSignBit<V>) | (bits_of(sign) & kSignBit<V>));
+inline V with_sign_of(V x, V y) {
+  return reinterpret<V>(bits_of(y) | (bits_of(x) & kSignBit<V>));
 }
 // The smaller, or the larger, of x and `bound`; x where one of them is NaN.
 template <class V>
@@ -82,7 +82,7 @@ inline V at_least(V x, V bound) {
 template <class V>
 inline V reciprocal_estimate(V x) {
 #if GDEXT_VEC_BYTES == 64
-  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_rcp14_ps(x);
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_maskz_rcp14_ps(0xffff, x);
 #endif
   return element_t<V>(1) / x;
 }
@@ -154,33 +154,16 @@ struct Part {
 
   template <class T>
   V load(const T* from, A padding = A(0)) const {
-#if GDEXT_VEC_BYTES == 64
-    if constexpr (std::is_same_v<T, float>)
-      return _mm512_mask_loadu_ps(splat<V>(padding), mask(), from + at);
-    if constexpr (std::is_same_v<T, double>)
-      return _mm512_mask_loadu_pd(splat<V>(padding), mask(), from + at);
-#endif
-    A lane[Vec<A>::width];
-    for (int i = 0; i < Vec<A>::width; ++i)
-      lane[i] = i < count ? static_cast<A>(from[at + i]) : padding;
-    return Vec<A>::load(lane);
+    return select(inside(), Vec<A>::widen(from + at, count), splat<V>(padding));
   }
   template <class T>
   void store(T* to, V x) const {
-#if GDEXT_VEC_BYTES == 64
-    if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(to + at, mask(), x);
-    if constexpr (std::is_same_v<T, double>) return _mm512_mask_storeu_pd(to + at, mask(), x);
-#endif
-    A lane[Vec<A>::width];
-    Vec<A>::store(lane, x);
-    for (int i = 0; i < count; ++i) to[at + i] = static_cast<T>(lane[i]);
+    Vec<A>::narrow(to + at, x, count);
   }
-  V only(V x) const {
-    return select(counted_from<V>(0) < static_cast<integer_t<V>>(count), x, V{});
-  }
+  V only(V x) const { return select(inside(), x, V{}); }
 
  private:
-  unsigned mask() const { return (1u << count) - 1; }
+  auto inside() const { return counted_from<V>(0) < static_cast<integer_t<V>>(count); }
 };
 
 // f(Whole or Part) over [begin, end): whole vectors, then what is left.

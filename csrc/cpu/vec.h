@@ -49,6 +49,18 @@ struct Vec {
     else
       narrow16(to, v);
   }
+  // The first n alone.
+  template <class T>
+  static void narrow(T* to, type v, int64_t n) {
+#if GDEXT_VEC_BYTES == 64
+    const uint32_t mask = (1u << n) - 1;
+    if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(to, mask, v);
+    if constexpr (std::is_same_v<T, double>) return _mm512_mask_storeu_pd(to, mask, v);
+#endif
+    T all[width];
+    narrow(all, v);
+    std::memcpy(to, all, n * sizeof(T));
+  }
 
  private:
 #if GDEXT_VEC_BYTES > 0

@@ -103,38 +103,53 @@ inline V scaled(V x, V n) {
   return x * power_of_two<V>(half) * power_of_two<V>(twice - half);
 }
 
-// x = n ln 2 + r, |r| <= ln(2) / 2 and a little, and exp(r) - 1 = high + tail, where `high` is
-// exact and is most of r.
-template <class V>
+// The coefficients of k q(k r) for q's c; exact for a power of two k.
+template <class E, size_t N>
+struct Rescaled {
+  E c[N];
+  constexpr Rescaled(const E (&from)[N], int k) : c() {
+    E power = E(k);
+    for (size_t i = 0; i < N; ++i, power *= E(k)) c[i] = from[i] * power;
+  }
+};
+
+// exp(k x) for k = 1 or 2: k x = n ln 2 + k r, |k r| <= ln(2) / 2 and a little, and
+// (exp(k r) - 1) / k = high + tail, where `high` is exact and is most of r.
+template <class V, int k = 1>
 struct ReducedExp {
   V shifted, n, high, tail;
 
   explicit ReducedExp(V x) {
+    using E = element_t<V>;
     using M = math_of<V>;
-    shifted = x * M::log2e + M::rounder;
+    static constexpr Rescaled q(M::exp, k);
+    shifted = x * (M::log2e * E(k)) + M::rounder;
     n = shifted - M::rounder;
-    high = x - n * M::ln2_high;
-    const V low = n * M::ln2_low, r = high - low;
-    tail = polynomial(r, M::exp) * (r * r) - low;
+    high = x - n * (M::ln2_high / E(k));
+    const V low = n * (M::ln2_low / E(k)), r = high - low;
+    tail = polynomial(r, q.c) * (r * r) - low;
   }
 };
 
 template <class V>
 inline V exp(V x) {
   using M = math_of<V>;
-  const ReducedExp<V> e(at_least(at_most(x, splat<V>(M::exp_infinity)), splat<V>(M::exp_zero)));
-  return scaled(element_t<V>(1) + (e.high + e.tail), e.n);
+  // Results that are 0 are not computed: instructions that underflow take a hundred times as long.
+  const auto vanishes = x < M::exp_zero;
+  const ReducedExp<V> e(select(vanishes, V{}, at_most(x, splat<V>(M::exp_infinity))));
+  return select(vanishes, V{}, scaled(element_t<V>(1) + (e.high + e.tail), e.n));
 }
 
-// exp(x) - 1 for x not below expm1_end, and exp(x) below half of the largest number; -0 may become
-// 0.
-template <class V>
+// (exp(k x) - 1) / k for k x not below expm1_end, and exp(k x) below half of the largest number; -0
+// may become 0.
+template <class V, int k = 1>
 inline V expm1_within(V x) {
   using M = math_of<V>;
-  const ReducedExp<V> e(x);
+  constexpr auto kth = element_t<V>(1) / k;
+  const ReducedExp<V, k> e(x);
   const V scale = power_of_two<V>(bits_of(e.shifted) -
                                   (reinterpret<integer_t<V>>(M::rounder) - M::exponent_bias));
-  return scale * e.tail + (scale * e.high + (scale - element_t<V>(1)));
+  return scale * e.tail + (scale * e.high + (scale * kth - kth));
 }
 
 // exp(x) - 1 where exp(x) is below half of the largest number.
@@ -163,18 +178,17 @@ inline V log1p(V x) {
 
 template <class V>
 inline V tanh(V x) {
-  using E = element_t<V>;
   const V y = at_most(abs(x), splat<V>(math_of<V>::tanh_end));
-  // e / (e + 2), and then once more what is left of e, which mends the rounding of e + 2 as well.
-  const V e = expm1_within(y + y), reciprocal = reciprocal_estimate(e + E(2));
+  // e / (e + 1), and then once more what is left of e, which mends the rounding of e + 1 as well.
+  const V e = expm1_within<V, 2>(y), reciprocal = reciprocal_estimate(e + element_t<V>(1));
   V quotient = e * reciprocal;
-  quotient += ((e - e * quotient) - E(2) * quotient) * reciprocal;
-  return copysign(at_most(quotient, splat<V>(E(1))), x);
+  quotient += ((e - e * quotient) - quotient) * reciprocal;
+  return with_sign_of(x, quotient);
 }
 
 template <class V>
 inline V erf(V x) {
   using M = math_of<V>;
   const V y = at_most(abs(x), splat<V>(M::erf_end));
-  return copysign(expm1_within(-(y * polynomial(y, M::erf) + y)), x);
+  return with_sign_of(x, -expm1_within(-(y * polynomial(y, M::erf) + y)));
 }
