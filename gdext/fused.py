@@ -265,9 +265,8 @@ def _read_data(inputs: Tensor, targets: Tensor, loss: int) -> tuple[Tensor, Tens
         )
     if loss == CROSS_ENTROPY and targets.dtype.is_floating_point:
         raise TypeError(
-            "targets: wanted class indices, int64 [N], got class probabilities or the targets of "
-            f"an MSELoss ({targets.dtype} {list(targets.shape)}), which the fused step has no "
-            "kernel for"
+            f"targets: wanted class indices, int64 [N], got {targets.dtype} {list(targets.shape)}; "
+            "the fused step has no kernel for class probabilities"
         )
     if inputs.dim() > 2:
         inputs = inputs.flatten(1)

@@ -182,7 +182,7 @@ def _is_altered(module: nn.Module) -> bool:
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """The name of the activation that ``module``'s class has, if it is one of default parameters."""
+    """The name of the activation that ``module`` is, if it is one with default parameters."""
     for kind, name in _SIMPLE_ACTIVATIONS.items():
         if type(module) is kind:
             return name

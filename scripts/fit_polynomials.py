@@ -40,7 +40,9 @@ def remez(fit: Fit, grid: list[mp.mpf], f: list[mp.mpf], w: list[mp.mpf], fixed:
     """All coefficients, the first ones being `fixed`, and the largest weighted error on `grid`."""
     first, free = len(fixed), fit.terms - len(fixed)
     rest = [y - evaluate(fixed, x) if fixed else y for x, y in zip(grid, f, strict=True)]
-    nodes = [round((POINTS - 1) * (1 - float(mp.cos(mp.pi * i / free))) / 2) for i in range(free + 1)]
+    nodes = [
+        round((POINTS - 1) * (1 - float(mp.cos(mp.pi * i / free))) / 2) for i in range(free + 1)
+    ]
     best: tuple[list[mp.mpf], mp.mpf] | None = None
     for _ in range(30):
         system, right = mp.matrix(free + 1, free + 1), mp.matrix(free + 1, 1)
@@ -141,7 +143,10 @@ def main() -> None:
     for fit in [*fits(np.float32, 6, 3, 9, 4.0), *fits(np.float64, 11, 7, 24, 6.0)]:
         coefficients, error = fit_rounded(fit)
         print(f"{fit.name} {fit.dtype.__name__}, error 2^{float(mp.log(error, 2)):.1f}:")
-        print("  " + ", ".join(repr(c.item()) if fit.dtype == np.float64 else str(c) for c in coefficients))
+        print(
+            "  "
+            + ", ".join(repr(c.item()) if fit.dtype == np.float64 else str(c) for c in coefficients)
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Runs of gdext.FusedTrainer, and the same steps taken by the ordinary loop, which it must equal."""
+"""Runs of gdext.FusedTrainer, and the same steps taken by the ordinary loop."""
 
 import copy
 from itertools import pairwise
 
+import pytest
 import torch
 import torch.nn.functional as F
+from compare import assert_bits_equal
 from inputs import randn
 from torch import nn
 
@@ -142,3 +144,27 @@ def torch_mlp(*sizes, activation=nn.ReLU):
     for i, o in pairwise(sizes):
         layers += [nn.Linear(i, o), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def parts(pair):
+    """Everything that a step may change."""
+    state = [(p, dict(s)) for p, s in pair.optimizer.state.items()]
+    return copy.deepcopy(
+        [
+            [p.detach() for p in pair.model.parameters() if p.device.type == "cpu"],
+            [s.get("momentum_buffer") for _, s in state],
+        ]
+    )
+
+
+def assert_unchanged(pair, before):
+    for got, want in zip(parts(pair), before, strict=True):
+        for g, w in zip(got, want, strict=True):
+            assert_bits_equal(g, w)
+
+
+def assert_refused(call, error, text):
+    with pytest.raises(error) as raised:
+        call()
+    assert type(raised.value) is error
+    assert str(raised.value) == text

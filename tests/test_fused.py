@@ -28,7 +28,9 @@ def test_activations(activation, loss):
     pair.assert_equal(*pair.run(*data(SIZES, 40, loss), 8))
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 99, 100])
+@pytest.mark.parametrize(
+    "batch_size", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 99, 100]
+)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_batch_sizes_with_a_short_last_batch(batch_size, loss):
     pair = Pair(mlp(*SIZES), LOSSES[loss]())
@@ -153,9 +155,9 @@ def test_a_generator_s_order_is_randperm_s():
     generator = torch.Generator().manual_seed(5)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(5))
     assert torch.equal(a.run(x, y, 8, order=generator), b.run(x, y, 8, order=order))
-    assert not torch.equal(
-        torch.randperm(30, generator=generator), order
-    ), "the generator has not moved on"
+    assert not torch.equal(torch.randperm(30, generator=generator), order), (
+        "the generator has not moved on"
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

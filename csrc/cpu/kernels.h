@@ -16,6 +16,9 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "common/activation.h"
 #include "common/dtype.h"

@@ -64,6 +64,15 @@ inline V at_least(V x, element_t<V> bound) {
   return select(x < bound, splat<V>(bound), x);
 }
 
+// 1 / x to 2^-14 at least, x a normal number.
+template <class V>
+inline V reciprocal_estimate(V x) {
+#if GDEXT_VEC_BYTES == 64
+  if constexpr (std::is_same_v<V, Vec<float>::type>) return _mm512_rcp14_ps(x);
+#endif
+  return element_t<V>(1) / x;
+}
+
 // All lanes of x as op(op(x0, x1), ...), by halves.
 template <class A, class Op>
 inline A fold(typename Vec<A>::type x, const Op& op) {

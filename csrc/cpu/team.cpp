@@ -1,12 +1,12 @@
 #include "cpu/team.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -67,14 +67,7 @@ class Epoch {
   }
 
   // Returns once the counter is no longer `old`.
-  void wait(uint32_t old, std::chrono::nanoseconds spin) {
-    const auto end = std::chrono::steady_clock::now() + spin;
-    do {
-      for (int i = 0; i < 32; ++i) {
-        if (now() != old) return;
-        pause_briefly();
-      }
-    } while (std::chrono::steady_clock::now() < end);
+  void sleep(uint32_t old) {
     asleep_.fetch_add(1);
     while (word_.load() == old) sleep_while(word_, old);
     asleep_.fetch_sub(1);
@@ -85,33 +78,59 @@ class Epoch {
   std::atomic<int> asleep_{0};
 };
 
-constexpr std::chrono::microseconds kSpin(20);
+constexpr int kUnknown = -1;
+
+int current_processor() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return kUnknown;
+#endif
+}
+
+using Clock = std::chrono::steady_clock;
+
+// A thread spins for this long before it sleeps: longer than a sleeping one takes to wake (some
+// 50 us on a virtual machine), or two threads that have slept once would find each other late, and
+// sleep, at every barrier from then on.
+constexpr std::chrono::microseconds kSpin(100);
+constexpr int kPausesBetweenLooksAtTheClock = 16;
+
+// Members on one processor do not spin but sleep, so that the other can go on. Then never more than
+// one of them is ready to run when the system looks for threads to move to an idle processor, and
+// they would stay there for ever: so for a part of the time they yield instead.
+constexpr std::chrono::milliseconds kYieldTime(16), kYieldPeriod(128);
 
 }  // namespace
 
 // The threads that one caller has at a time, and the barrier they share.
 class Crew {
  public:
-  void grow(int size) {
-    while (static_cast<int>(workers_.size()) < size - 1) {
-      auto worker = std::make_unique<Worker>();
-      start_thread(*worker, static_cast<int>(workers_.size()) + 1);
-      workers_.push_back(std::move(worker));
-    }
+  explicit Crew(int size) : size(size), processors_(size), calls_(size) {
+    for (auto& processor : processors_) processor.store(kUnknown);
   }
 
-  void run(int size, void (*body)(const void*, Member&), const void* context) {
-    size_ = size;
+  const int size;
+
+  // Starts the threads that are missing.
+  void start() {
+    for (; started_ < size; ++started_) start_thread(started_);
+  }
+
+  void run(void (*body)(const void*, Member&), const void* context) {
     body_ = body;
     context_ = context;
-    for (int i = 1; i < size; ++i) workers_[i - 1]->calls.advance();
+    for (int i = 1; i < size; ++i) calls_[i].advance();
     take_part(0);
   }
 
-  void meet(int size) {
-    const uint32_t epoch = meetings_.now();
+  void meet(int index) {
+    const uint32_t meeting = meetings_.now();
+    const int processor = current_processor();
+    if (processors_[index].load(std::memory_order_relaxed) != processor)
+      processors_[index].store(processor, std::memory_order_relaxed);
     if (arrived_.fetch_add(1) + 1 < size) {
-      meetings_.wait(epoch, kSpin);
+      wait(meetings_, meeting, index);
       return;
     }
     arrived_.store(0, std::memory_order_relaxed);
@@ -121,27 +140,51 @@ class Crew {
   Crew* next_idle = nullptr;
 
  private:
-  struct Worker {
-    Epoch calls;
-  };
-
-  void take_part(int index) {
-    Member member(index, size_, this);
-    body_(context_, member);
-    meet(member.size);
+  void wait(Epoch& epoch, uint32_t old, int index) {
+    const auto begin = Clock::now();
+    for (auto now = begin; now < begin + kSpin; now = Clock::now()) {
+      if (alone_on_processor(index)) {
+        for (int i = 0; i < kPausesBetweenLooksAtTheClock; ++i) {
+          if (epoch.now() != old) return;
+          pause_briefly();
+        }
+      } else if (now.time_since_epoch() % kYieldPeriod < kYieldTime) {
+        if (epoch.now() != old) return;
+        std::this_thread::yield();
+      } else {
+        break;
+      }
+    }
+    epoch.sleep(old);
   }
 
-  void start_thread(Worker& worker, int index) {
-    // Signals are for the threads that the application knows, but for those that a fault of the
+  // Whether no other member was last seen on this one's processor: that one could not go on while
+  // this one spins. So it is once another process has taken a processor.
+  bool alone_on_processor(int index) const {
+    const int processor = processors_[index].load(std::memory_order_relaxed);
+    if (processor == kUnknown) return true;
+    for (int i = 0; i < size; ++i)
+      if (i != index && processors_[i].load(std::memory_order_relaxed) == processor) return false;
+    return true;
+  }
+
+  void take_part(int index) {
+    Member member(index, size, this);
+    body_(context_, member);
+    meet(index);
+  }
+
+  void start_thread(int index) {
+    // Signals are for the threads that the application knows, except those that a fault of the
     // thread's own raises.
-    sigset_t all, before;
-    sigfillset(&all);
-    for (int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP}) sigdelset(&all, fault);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    sigset_t blocked, before;
+    sigfillset(&blocked);
+    for (int fault : {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP}) sigdelset(&blocked, fault);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
     try {
-      std::thread([this, &worker, index] {
-        for (uint32_t calls = 0;; ++calls) {
-          worker.calls.wait(calls, kSpin);
+      std::thread([this, index] {
+        for (uint32_t call = 0;; ++call) {
+          wait(calls_[index], call, index);
           take_part(index);
         }
       }).detach();
@@ -152,10 +195,11 @@ class Crew {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
 
-  std::vector<std::unique_ptr<Worker>> workers_;
-  int size_ = 0;
+  int started_ = 1;  // the caller
   void (*body_)(const void*, Member&) = nullptr;
   const void* context_ = nullptr;
+  std::vector<std::atomic<int>> processors_;  // [size] where each member was last seen
+  std::vector<Epoch> calls_;                  // [size] of each member; the caller's is not used
   alignas(64) std::atomic<int> arrived_{0};
   Epoch meetings_;
 };
@@ -180,12 +224,15 @@ class IdleCrews {
     return *crews;
   }
 
-  Crew* take() {
+  Crew* take(int size) {
     std::lock_guard<std::mutex> lock(mutex_);
-    Crew* crew = first_;
-    if (!crew) return new Crew;
-    first_ = crew->next_idle;
-    return crew;
+    for (Crew** link = &first_; *link; link = &(*link)->next_idle)
+      if ((*link)->size == size) {
+        Crew* crew = *link;
+        *link = crew->next_idle;
+        return crew;
+      }
+    return new Crew(size);
   }
 
   void put(Crew* crew) {
@@ -201,7 +248,7 @@ class IdleCrews {
 
 }  // namespace
 
-void Member::meet() { crew_->meet(size); }
+void Member::meet() { crew_->meet(index); }
 
 void run_team_raw(int size, void (*body)(const void*, Member&), const void* context) {
   if (size == 1) {
@@ -210,11 +257,12 @@ void run_team_raw(int size, void (*body)(const void*, Member&), const void* cont
     return;
   }
   struct Lease {
-    Crew* crew = IdleCrews::idle().take();
+    Crew* const crew;
+    explicit Lease(int size) : crew(IdleCrews::idle().take(size)) {}
     ~Lease() { IdleCrews::idle().put(crew); }
-  } lease;
-  lease.crew->grow(size);
-  lease.crew->run(size, body, context);
+  } lease(size);
+  lease.crew->start();
+  lease.crew->run(body, context);
 }
 
 }  // namespace gdext::cpu

@@ -143,9 +143,13 @@ inline V log1p(V x) {
 
 template <class V>
 inline V tanh(V x) {
+  using E = element_t<V>;
   const V y = at_most(abs(x), math_of<V>::tanh_end);
-  const V e = expm1(y + y);
-  return copysign(e / (e + element_t<V>(2)), x);
+  // e / (e + 2), and then once more what is left of e, which mends the rounding of e + 2 as well.
+  const V e = expm1(y + y), reciprocal = reciprocal_estimate(e + E(2));
+  V quotient = e * reciprocal;
+  quotient += ((e - E(2) * quotient) - e * quotient) * reciprocal;
+  return copysign(at_most(quotient, E(1)), x);
 }
 
 template <class V>

@@ -11,6 +11,7 @@ from gdext import nn as gdext_nn
 from gdext._fused.network import has_hooks
 
 CROSS_ENTROPY, MSE = 0, 1  # csrc/contract/mlp.h: MlpLoss
+_KINDS = (gdext_nn.CrossEntropyLoss, gdext_nn.MSELoss, nn.CrossEntropyLoss, nn.MSELoss)
 
 
 class Loss(NamedTuple):
@@ -32,8 +33,7 @@ def read_loss(loss: nn.Module) -> Loss:
         RuntimeError: hooks.
     """
     kind = type(loss)
-    cross_entropy = kind is gdext_nn.CrossEntropyLoss or kind is nn.CrossEntropyLoss
-    if not (cross_entropy or kind is gdext_nn.MSELoss or kind is nn.MSELoss):
+    if kind not in _KINDS:
         raise TypeError(
             "loss: wanted an MSELoss or CrossEntropyLoss of torch.nn or gdext.nn, got "
             f"{kind.__name__}"
@@ -42,13 +42,13 @@ def read_loss(loss: nn.Module) -> Loss:
         raise RuntimeError(
             "loss: wanted no hooks and no forward of its own, which the fused step would not call"
         )
-    reduction = loss.reduction
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"loss: wanted reduction 'mean' or 'sum', got {reduction!r}")
-    number = _reduction.get_enum(reduction)
-    if not cross_entropy:
-        return Loss(MSE, number)
+    assert isinstance(loss, nn.MSELoss | nn.CrossEntropyLoss)
+    if loss.reduction not in ("mean", "sum"):
+        raise ValueError(f"loss: wanted reduction 'mean' or 'sum', got {loss.reduction!r}")
+    reduction = _reduction.get_enum(loss.reduction)
+    if isinstance(loss, nn.MSELoss):
+        return Loss(MSE, reduction)
     smoothing = float(loss.label_smoothing)
     if not 0 <= smoothing <= 1:
         raise ValueError(f"loss: wanted label_smoothing from 0 to 1, got {smoothing}")
-    return Loss(CROSS_ENTROPY, number, loss._buffers["weight"], loss.ignore_index, smoothing)
+    return Loss(CROSS_ENTROPY, reduction, loss.weight, loss.ignore_index, smoothing)

@@ -89,7 +89,7 @@ class Network:
                     f"{self.name_of(p)}: wanted requires_grad=True (the fused step updates every "
                     "parameter), got False"
                 )
-            if p._backward_hooks or p._post_accumulate_grad_hooks:  # type: ignore[attr-defined]
+            if p._backward_hooks or p._post_accumulate_grad_hooks:
                 _refuse_hooks(self.name_of(p))
 
     def name_of(self, p: Tensor) -> str:
@@ -159,8 +159,8 @@ def _content(module: nn.Module) -> object:
         return kind, id(p.get("weight")), id(p.get("bias")), module.__dict__.get("activation")
     if isinstance(module, nn.Sequential) and gdext_nn.runs_in_sequence(module):
         return list(module._modules.values())
-    if kind is nn.Flatten:
-        return None if (module.start_dim, module.end_dim) == (1, -1) else _UNKNOWN
+    if isinstance(module, nn.Flatten) and kind is nn.Flatten:
+        return None if module.start_dim == 1 and module.end_dim == -1 else _UNKNOWN
     if kind is nn.Identity:
         return None
     return gdext_nn.activation_name(module) or _UNKNOWN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
@@ -108,14 +109,12 @@ class Update:
             if sum(extents) + 1 == t.numel():  # of a tensor with gaps nothing can be said
                 spans.append((t.data_ptr(), t.data_ptr() + t.nbytes, name))
         spans.sort()
-        for (_, end, below), (begin, _, above) in zip(spans, spans[1:], strict=False):
+        for (_, end, below), (begin, _, above) in pairwise(spans):
             if begin < end:
                 raise ValueError(f"{above}: wanted memory of its own, got memory of {below}")
 
 
-def read_lr(
-    lr: float | Sequence[float] | Tensor | None, steps: int, groups: int
-) -> Tensor | None:
+def read_lr(lr: float | Sequence[float] | Tensor | None, steps: int, groups: int) -> Tensor | None:
     """Learning rates, float64 [steps, groups]; None for the groups' own.
 
     Raises:
