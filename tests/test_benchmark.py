@@ -137,7 +137,8 @@ def test_contestants_take_turns_and_repeats_are_divided_out(rates):
         "arithmetic": [pytest.approx(1e-4)] * 4,  # 1e6 operations
         "traffic": [pytest.approx(1e-4)] * 4,  # 1e5 bytes
     }
-    turns = calls[4:]  # two calls each find out how many repeats fill a turn
+    assert calls[:3] == [("fused", 1), ("fused", 1), ("eager", 1)]  # how many fill a turn
+    turns = calls[3:]
     assert sorted(turns) == [("eager", 1)] * 4 + [("fused", 10)] * 4
     assert all(
         {a[0], b[0]} == {"fused", "eager"} for a, b in zip(turns[::2], turns[1::2], strict=True)

@@ -77,7 +77,12 @@ NETWORKS = {
         Network((784, 512, 512, 10), "relu", "cross_entropy"),
         Network((784, 512, 512, 10), "relu", "cross_entropy", "mnist"),
         Network((784, 1000, 500, 10), "relu", "cross_entropy"),
-        Network((784, 1024, 1024, 1024, 1024, 10), "relu", "cross_entropy"),
+        Network(
+            (784, 1024, 1024, 1024, 1024, 10),
+            "relu",
+            "cross_entropy",
+            batches=(1, 8, 32, 128, 512),
+        ),
     )
 }
 

@@ -11,9 +11,9 @@ from gdext.benchmark.networks import Case, Network, make_case
 from gdext.benchmark.results import Row
 from gdext.benchmark.rounds import Effort, Timer
 
-# How far apart two contestants' parameters may come in a turn, relatively: rounding errors make
-# less than a thousandth of this, a step left out or a wrong rate more.
-TOLERANCE = 0.01
+# How far apart two contestants' parameters may come in a turn, relatively. Rounding errors make at
+# most a tenth of it; a step left out, or another rate, makes more.
+TOLERANCE = 0.005
 
 
 def run(
