@@ -38,7 +38,7 @@ from gdext.benchmark.results import Row
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Network((6, 5, 5, 3), "relu", "cross_entropy", batches=(2, 3))
 TINY_MSE = Network((6, 5, 3), "tanh", "mse", batches=(2,))
-EFFORT = rounds.Effort(rounds=3, turn=0.0, limit=0.0, flops=2000)
+EFFORT = rounds.Effort(rounds=3, turn=0.0, limit=0.0, flops=2000, samples=4)
 
 
 def planted_row(**changes) -> Row:
@@ -82,7 +82,7 @@ def test_a_busy_machine_is_noticed():
 
 @pytest.mark.parametrize("network", [*NETWORKS.values(), TINY, TINY_MSE], ids=lambda n: n.name)
 def test_flops_are_those_torch_counts(network):
-    case = networks.make_case(network, 2, 0)
+    case = networks.make_case(network, 2, 2)
     contestant = contestants.eager(case)
     with FlopCounterMode(display=False) as counter:
         contestant.work()
@@ -90,18 +90,24 @@ def test_flops_are_those_torch_counts(network):
 
 
 def test_parameters_and_bytes():
-    count = sum(p.numel() for p in networks.make_case(TINY, 2, 0).initial)
+    count = sum(p.numel() for p in networks.make_case(TINY, 2, 1).initial)
     assert TINY.parameters == count == 6 * 5 + 5 + 5 * 5 + 5 + 5 * 3 + 3
     assert TINY.working_set == 4 * count
     assert TINY.bytes(3) == 4 * (2 * count + 3 * 6)
 
 
 def test_case_has_as_many_steps_as_asked_for():
-    assert networks.make_case(TINY, 2, 5.5 * TINY.flops(2)).steps == 5
-    assert networks.make_case(TINY, 2, 0).steps == 1
-    assert networks.make_case(TINY, 2, 1e12).steps == 1000
-    case = networks.make_case(TINY, 3, 4 * TINY.flops(3))
-    assert [x.shape for x, y in case.batches] == [(3, 6)] * 4
+    case = networks.make_case(TINY, 3, 4)
+    assert [(x.shape, y.shape) for x, y in case.batches] == [((3, 6), (3,))] * 4
+
+
+@pytest.mark.parametrize(
+    ("flops", "samples", "expected"),
+    [(5.5, 2, 5), (5.5, 21, 10), (0, 0, 1), (1e9, 0, 1000)],
+)
+def test_steps_of_a_turn(flops, samples, expected):
+    effort = rounds.Effort(3, 0.0, 0.0, flops=flops * TINY.flops(2), samples=samples)
+    assert steps.steps_of_turn(TINY, 2, effort) == expected
 
 
 def test_made_up_digits_are_as_sparse_as_mnist():
@@ -129,7 +135,7 @@ def test_contestants_take_turns_and_repeats_are_divided_out(rates):
 
         return timer
 
-    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0)
+    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0, samples=0)
     row = planted_row(times={}, limits={})
     rounds.measure(row, {"fused": fake("fused", 1e-3), "eager": fake("eager", 0.1)}, 4096, effort)
     assert row.times == {"fused": [pytest.approx(1e-3)] * 4, "eager": [pytest.approx(0.1)] * 4}
@@ -155,7 +161,7 @@ def test_timer_counts_the_work_it_is_asked_for():
 @pytest.mark.parametrize("network", [TINY, TINY_MSE], ids=lambda n: n.name)
 @pytest.mark.parametrize("name", contestants.HERE)
 def test_every_contestant_does_the_same_work(name, network):
-    case = networks.make_case(network, 2, 8 * network.flops(2))
+    case = networks.make_case(network, 2, 8)
     reference = contestants.eager(case).way()
     contestant = contestants.HERE[name](case)
     contestant.work()  # a turn starts from the initial parameters wherever the last one ended
@@ -168,7 +174,7 @@ def test_every_contestant_does_the_same_work(name, network):
 @pytest.mark.parametrize("network", [TINY, TINY_MSE], ids=lambda n: n.name)
 @pytest.mark.parametrize("name", ["jax-jit", "jax-scan"])
 def test_jax_does_the_same_work(name, network):
-    case = networks.make_case(network, 2, 8 * network.flops(2))
+    case = networks.make_case(network, 2, 8)
     with JaxPeer(sys.executable) as jax:
         assert set(jax.versions) == {"jax", "jaxlib", "python"}
         timer, way = jax.build(name, case)
@@ -177,7 +183,7 @@ def test_jax_does_the_same_work(name, network):
 
 
 def test_other_work_is_found_out(monkeypatch):
-    case = networks.make_case(TINY, 2, 8 * TINY.flops(2))
+    case = networks.make_case(TINY, 2, 8)
     reference = contestants.eager(case).way()
     lazy = contestants.Contestant(case, [p.clone() for p in case.initial], lambda: None)
     with pytest.raises(Unavailable, match="does other work than torch eager: parameter 0 moved"):

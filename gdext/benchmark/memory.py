@@ -52,8 +52,8 @@ def peak(name: str, network: str, batch: int, threads: int) -> int:
     torch.set_num_threads(threads)
     chosen = NETWORKS[network]
     small = Network((8, 8, 8), chosen.activation, chosen.loss)
-    HERE[name](make_case(small, 8, 1e4)).work()  # loads code and starts threads
-    case = make_case(chosen, batch, STEPS * chosen.flops(batch))
+    HERE[name](make_case(small, 8, STEPS)).work()  # loads code and starts threads
+    case = make_case(chosen, batch, STEPS)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # but for what was freed before the model was made
     before = _touched()

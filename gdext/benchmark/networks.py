@@ -81,7 +81,7 @@ NETWORKS = {
             (784, 1024, 1024, 1024, 1024, 10),
             "relu",
             "cross_entropy",
-            batches=(1, 8, 32, 128, 512),
+            batches=(1, 32, 128, 512),
         ),
     )
 }
@@ -111,9 +111,7 @@ class Case:
         return list(zip(inputs, targets, strict=True))
 
 
-def make_case(network: Network, batch: int, flops: float) -> Case:
-    """As many steps (1 to 1,000) as have about `flops` operations."""
-    steps = min(max(int(flops / network.flops(batch)), 1), 1000)
+def make_case(network: Network, batch: int, steps: int) -> Case:
     count = steps * batch
     random = torch.Generator().manual_seed(1)
     outputs = network.sizes[-1]
