@@ -62,7 +62,7 @@ def test_steps_of_a_turn(flops, samples, expected):
 
 
 def test_made_up_digits_are_as_sparse_as_mnist():
-    pixels, labels = networks.made_up_digits(2000)
+    pixels, labels, _ = networks.made_up_digits(2000)
     assert (pixels != 0).float().mean() == pytest.approx(0.19, abs=0.01)
     assert pixels.aminmax() == (0, pytest.approx(1, abs=1e-3))
     assert pixels.view(-1, 28, 28)[:, :4].abs().max() == 0
@@ -272,4 +272,4 @@ def test_mnist_that_is_not_there_is_said(monkeypatch, capsys):
     finally:
         networks.mnist.cache_clear()
     assert "made-up pixels stand in: MNIST: no files" in capsys.readouterr().err
-    assert pixels.shape == (4096, 784) and "made-up" in source
+    assert pixels.shape == (4096, 784) and "made up" in source

@@ -18,6 +18,7 @@ from gdext.benchmark import (
     limits,
     machine,
     memory,
+    networks,
     ops,
     optimizer,
     plot,
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmark.py: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("benchmark.py: interrupted; sections that were finished are kept", file=sys.stderr)
+        print("benchmark.py: interrupted; what was measured is kept", file=sys.stderr)
         return 130
     return 0
 
@@ -151,7 +152,8 @@ def _run(chosen: argparse.Namespace, given: list[str]) -> None:
                 note = f"{section}: {error}"
                 print(note, flush=True)
                 results["notes"].append(note)
-            _save(results, folder)
+            finally:
+                _save(results, folder)
     plot.draw(results, folder)
     print("\n".join(tables.disturbances(results)))
     print(f"everything is in {folder}")
@@ -187,6 +189,8 @@ def _measure(
             "ops": lambda: ops.run(effort),
             "optimizer": lambda: optimizer.run(effort, 10**7 if chosen.quick else 10**8),
         }[section]
+        if section == "steps" and any(NETWORKS[n].input == "mnist" for n in chosen.networks):
+            results["notes"].append(f"The MNIST pixels are {networks.mnist().source}.")
         for row in rows():
             results["rows"].append(asdict(row))
             print(tables.row_text(row), flush=True)
