@@ -76,9 +76,9 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       " float label_smoothing, bool want_gt) -> (Tensor gdy, Tensor gx, Tensor gt)");
   m.def(
       "sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, bool[] first,"
-      " *, float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay,"
-      " bool nesterov, bool maximize, Tensor? grad_scale, Tensor? found_inf,"
-      " bool check_only=False) -> ()");
+      " float lr, float momentum, float dampening, float weight_decay, bool nesterov=False,"
+      " bool maximize=False, Tensor? lr_tensor=None, Tensor? grad_scale=None,"
+      " Tensor? found_inf=None, bool check_only=False) -> ()");
   m.def(
       "mlp_(Tensor(a!)[] params, Tensor(b!)[] momentum_buffers, bool[] first, bool[] biases,"
       " int[] activations, int[] groups, float[] options, Tensor inputs, Tensor targets,"

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "torch/checks.h"
+#include "torch/tensor_list.h"
 
 namespace gdext {
 
@@ -36,11 +37,10 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
     Tensor stats, Tensor norm, int64_t reduction, int64_t ignore_index, double label_smoothing,
     bool want_gt);
 
-void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
-          const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
-          const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
-          bool nesterov, bool maximize, const OptionalTensor& grad_scale,
-          const OptionalTensor& found_inf, bool check_only);
+void sgd_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers,
+          const std::vector<bool>& first, double lr, double momentum, double dampening,
+          double weight_decay, bool nesterov, bool maximize, const OptionalTensor& lr_tensor,
+          const OptionalTensor& grad_scale, const OptionalTensor& found_inf, bool check_only);
 
 // Takes steps from `done` on until all are taken or `seconds` have passed, and adds their number to
 // `done`. Returns the bytes of workspace that this wants: where `workspace` has fewer, nothing was
