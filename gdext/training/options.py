@@ -36,11 +36,13 @@ DEFAULTS: dict[str, Any] = {
 # --recipe: options in place of the defaults. How "fast" was found: docs/recipe.md.
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {
-        "hidden": [512, 512],
-        "batch_size": 64,
-        "epochs": 2,
-        "lr": 0.1,
+        "hidden": [256],
+        "batch_size": 32,
+        "epochs": 4,
+        "lr": 0.7,
+        "momentum": 0.0,
         "schedule": "triangle",
+        "pixels": "unit",
     },
 }
 
