@@ -1,4 +1,4 @@
-"""torch.library.opcheck for every op but sgd_ and mlp_: schema, fake kernel, autograd, AOT dispatch."""
+"""opcheck of every op but sgd_ and mlp_: schema, fake kernel, autograd, AOT dispatch."""
 
 import pytest
 import torch
