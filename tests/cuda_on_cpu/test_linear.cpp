@@ -1,4 +1,5 @@
 #include "contract/linear.h"
+#include "cuda/formulas.cuh"
 #include "harness.h"
 
 namespace gdext::test {
@@ -77,7 +78,7 @@ void check_forward(const LinearCase& c, const StridedMatrix<T>& x, const Strided
       near(z[at], dot.sum, dot.magnitude, "z", at);
       double activated = 0;
       with_activation(c.activation,
-                      [&](auto tag) { activated = activate<decltype(tag)::value>(dot.sum); });
+                      [&](auto tag) { activated = cuda::activate<decltype(tag)::value>(dot.sum); });
       near(y[at], activated, 2 * dot.magnitude + 1, "y", at);
     }
 }
@@ -113,7 +114,7 @@ void check_backward(const LinearCase& c, const StridedMatrix<T>& x, const Stride
       if (identity) continue;
       double slope = 0;
       with_activation(c.activation, [&](auto tag) {
-        slope = activation_derivative<decltype(tag)::value>(saved(r, o));
+        slope = cuda::activation_derivative<decltype(tag)::value>(saved(r, o));
       });
       near(dz[at], dy(r, o) * slope, 1, "dz", at);
       dz_read[at] = value(dz[at]);
@@ -164,8 +165,8 @@ void check_activation_double_backward(int64_t n, Activation activation) {
   for (int64_t i = 0; i < n; ++i) {
     double first = 0, second = 0;
     with_activation(activation, [&](auto tag) {
-      first = activation_derivative<decltype(tag)::value>(value(s[i]));
-      second = activation_second_derivative<decltype(tag)::value>(value(s[i]));
+      first = cuda::activation_derivative<decltype(tag)::value>(value(s[i]));
+      second = cuda::activation_second_derivative<decltype(tag)::value>(value(s[i]));
     });
     near(gdy[i], value(q[i]) * first, 5, "gdy", i);
     near(gz[i], value(q[i]) * value(dy[i]) * second, 20, "gz", i);
