@@ -94,13 +94,7 @@ struct Whole {
 
   template <class T>
   V load(const T* from, A = A(0)) const {
-    if constexpr (std::is_same_v<T, A>) {
-      return Vec<A>::load(from + at);
-    } else {
-      A lane[Vec<A>::width];
-      for (int i = 0; i < Vec<A>::width; ++i) lane[i] = static_cast<A>(from[at + i]);
-      return Vec<A>::load(lane);
-    }
+    return Vec<A>::widen(from + at);
   }
   template <class T>
   void store(T* to, V x) const {
