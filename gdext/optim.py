@@ -54,6 +54,8 @@ class SGD(torch.optim.SGD):
 
     # Tells GradScaler to hand over grad_scale and found_inf as attributes, and to call step always.
     _step_supports_amp_scaling = True
+    grad_scale: Tensor | None = None
+    found_inf: Tensor | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer``)."""
@@ -73,13 +75,16 @@ class SGD(torch.optim.SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
-            self._update()
+        # torch.no_grad, which takes longer than the update of a small network.
+        enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        try:
+            self._update(self.grad_scale, self.found_inf)
+        finally:
+            torch._C._set_grad_enabled(enabled)
         return loss
 
-    def _update(self) -> None:
-        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
+    def _update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         updates = []
         for index, group in enumerate(self.param_groups):
             # As in torch, a schedule may take lr below 0: cosines end at 0 only up to rounding.
@@ -146,28 +151,25 @@ class _Update:
         # The kernel writes where autograd cannot see it.
         written = params + buffers if grad_scale is None else params + buffers + self.grads
         torch.autograd.graph.increment_version(written)
-        for p, buffer, is_first in zip(params, buffers, first, strict=False):
-            if is_first:
-                state[p]["momentum_buffer"] = buffer
+        if self.is_first:
+            for p, buffer, is_first in zip(params, buffers, first, strict=True):
+                if is_first:
+                    state[p]["momentum_buffer"] = buffer
 
     def _call(self, buffers: list[Tensor], first: list[bool], **options: Any) -> None:
         group = self.group
         lr = group["lr"]
-        # What has its default is left out, since each argument takes its time.
         if isinstance(lr, Tensor):
             options["lr_tensor"], lr = lr, 0.0
-        if group["nesterov"]:
-            options["nesterov"] = True
-        if group["maximize"]:
-            options["maximize"] = True
-        numbers = (
-            lr,
-            float(group["momentum"]),
-            float(group["dampening"]),
-            float(group["weight_decay"]),
-        )
+        # What is off is left out, since each argument takes its time.
+        for name in ("momentum", "dampening", "weight_decay"):
+            if group[name]:
+                options[name] = float(group[name])
+        for name in ("nesterov", "maximize"):
+            if group[name]:
+                options[name] = True
         try:
-            _sgd(self.params, self.grads, buffers, first, *numbers, **options)
+            _sgd(self.params, self.grads, buffers, first, lr, **options)
         except (RuntimeError, ValueError) as error:
             if self._resolve_lazy_gradients():
                 self._call(buffers, first, **options)
