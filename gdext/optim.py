@@ -54,8 +54,6 @@ class SGD(torch.optim.SGD):
 
     # Tells GradScaler to hand over grad_scale and found_inf as attributes, and to call step always.
     _step_supports_amp_scaling = True
-    grad_scale: Tensor | None = None
-    found_inf: Tensor | None = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer``)."""
@@ -79,7 +77,8 @@ class SGD(torch.optim.SGD):
         enabled = torch.is_grad_enabled()
         torch._C._set_grad_enabled(False)
         try:
-            self._update(self.grad_scale, self.found_inf)
+            attributes = vars(self)
+            self._update(attributes.get("grad_scale"), attributes.get("found_inf"))
         finally:
             torch._C._set_grad_enabled(enabled)
         return loss
