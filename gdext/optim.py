@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 import gdext._autograd.sgd  # noqa: F401  (registers the op's fake kernel)
 
@@ -69,6 +71,30 @@ class SGD(torch.optim.SGD):
         Returns:
             What ``closure`` returned, else None.
         """
+        if (
+            profiler._is_profiler_enabled
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+        ):
+            return _observed_step(self, closure)
+        return self._step(closure)
+
+    # Else torch would wrap it, and marks for a profiler that is not there would take as long as the
+    # update of a small network.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or fill them with zeros (see ``torch.optim.Optimizer``)."""
+        if profiler._is_profiler_enabled or not set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -102,6 +128,10 @@ class SGD(torch.optim.SGD):
             return
         for update in updates:
             update.run(self.state, grad_scale, found_inf)
+
+
+# With torch's marks for the profiler, and the hooks.
+_observed_step = torch.optim.Optimizer.profile_hook_step(SGD._step)
 
 
 class _Update:
