@@ -9,6 +9,7 @@ import torch
 from compare import assert_bits_equal
 from sgd import STEPS, VALID, buffers, clone_params, make_gradients, make_params, run, set_gradients
 from torch import nn
+from torch.optim import optimizer as optimizer_module
 
 import gdext
 
@@ -153,9 +154,9 @@ def test_hooks(device):
 
 @pytest.mark.parametrize("before", [True, False])
 def test_global_hooks(device, before):
-    register = torch.optim.optimizer.register_optimizer_step_post_hook
+    register = optimizer_module.register_optimizer_step_post_hook
     if before:
-        register = torch.optim.optimizer.register_optimizer_step_pre_hook
+        register = optimizer_module.register_optimizer_step_pre_hook
     p = nn.Parameter(torch.zeros(2, device=device))
     p.grad = torch.ones_like(p)
     optimizer = gdext.optim.SGD([p], 1.0)
