@@ -37,18 +37,20 @@ struct Dot {
                     const Operand<T>& a, const Operand<T>& b, const Product<A>& product) {
     alignas(64) A sums[kTaskRows * kTaskColumns];
     const int64_t tiles = (rows + kDotRows - 1) / kDotRows;
+    const bool few = rows <= kDotRows / 2;
     int64_t j = 0;
-    const auto add_columns = [&](auto Q) {
+    const auto add_columns = [&](const Kernel* kernels, int64_t Q) {
       for (; j + Q <= columns; j += Q) {
         for (int64_t tile = 0; tile < tiles; ++tile) {
           const int64_t i = rows * tile / tiles, R = rows * (tile + 1) / tiles - i;
-          choose<Q>(R, std::make_integer_sequence<int, kDotRows>{})(
-              K, a.at(m + i, 0), a.stride, b.at(n + j, 0), b.stride, sums + i * kTaskColumns + j);
+          kernels[R - 1](K, a.at(m + i, 0), a.stride, b.at(n + j, 0), b.stride,
+                         sums + i * kTaskColumns + j);
         }
       }
     };
-    add_columns(std::integral_constant<int, kDotColumns>{});
-    add_columns(std::integral_constant<int, 1>{});
+    if (few) add_columns(kernels<2 * kDotColumns, kDotRows / 2>(), 2 * kDotColumns);
+    add_columns(kernels<kDotColumns, kDotRows>(), kDotColumns);
+    add_columns(kernels<1, kDotRows>(), 1);
     for (int64_t i = 0; i < rows; ++i) product.store(m + i, n, columns, N, sums + i * kTaskColumns);
   }
 
@@ -87,9 +89,14 @@ struct Dot {
       for (int q = 0; q < Q; ++q) sum[r][q] += row * column[q];
     }
   }
+  // The kernels for Q columns and 1 to kMost rows.
+  template <int Q, int kMost>
+  static const Kernel* kernels() {
+    return table<Q>(std::make_integer_sequence<int, kMost>{});
+  }
   template <int Q, int... r>
-  static Kernel choose(int64_t rows, std::integer_sequence<int, r...>) {
+  static const Kernel* table(std::integer_sequence<int, r...>) {
     static constexpr Kernel all[] = {kernel<r + 1, Q>...};
-    return all[rows - 1];
+    return all;
   }
 };

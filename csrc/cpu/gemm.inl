@@ -17,7 +17,7 @@ class Gemm {
   static constexpr int64_t W = Vec<A>::width, kRows = kMicroRows, kCols = kMicroVectors * W;
   static constexpr int64_t kMaxDepth = 320, kShortDepth = 32, kShortBatch = 16;
   // How much of A and B a thread keeps packed, of one block of k.
-  static constexpr int64_t kBlockRows = 40 * kRows, kBlockPanels = 32;
+  static constexpr int64_t kBlockRows = 10 * kRows, kBlockPanels = 32;
   // Up to so many rows B is read where it is; up to such a depth, its packed panels all stay in a
   // cache together.
   static constexpr int64_t kDirectRows = 4 * kRows, kFlatDepth = 64;

@@ -33,9 +33,18 @@ struct GemmKernels {
     for (; tiles > 0; --tiles, b += b_next, c += Q * W) {
       MicroTile<A, R, Q> tile;
       tile.clear();
+      if (tiles > 1) {  // the next one's place in C, which the stores would otherwise wait for
+#pragma GCC unroll 32
+        for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+          for (int q = 0; q < Q; ++q) __builtin_prefetch(c + r * ldc + (q + Q) * W, 1);
+        }
+      }
       if constexpr (kChunks) {
-        for (int64_t k = 0; k < depth; k += W)
+        for (int64_t k = 0; k < depth; k += W) {
+          if (Q == kMicroVectors && b_step != Q * W) prefetch<Q>(b, b_step, k + W, depth);
           tile.multiply(std::min<int64_t>(W, depth - k), a + k * R, W, 1, b + k * b_step, b_step);
+        }
       } else {
         tile.multiply(depth, a, 1, R, b, b_step);
       }
@@ -48,6 +57,13 @@ struct GemmKernels {
         }
       }
     }
+  }
+
+  // Rows of b that are not packed lie too far apart for the processor to foresee.
+  template <int Q>
+  static void prefetch(const A* b, int64_t b_step, int64_t begin, int64_t depth) {
+    for (int64_t k = begin; k < std::min<int64_t>(begin + W, depth); ++k)
+      for (int q = 0; q < Q; ++q) __builtin_prefetch(b + k * b_step + q * W);
   }
 
   template <bool kChunks, int... r>

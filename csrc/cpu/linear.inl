@@ -110,8 +110,11 @@ void sum_rows(int64_t B, int64_t O, const Operand<TZ>& dz, T* db) {
       const int64_t o0 = block * kColumns, count = std::min(kColumns, O - o0);
       double sums[kColumns] = {};
       for (int64_t b = 0; b < B; ++b) {
-        const TZ* row = dz.data + b * dz.stride + o0 * dz.k_stride;
-        for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o * dz.k_stride]);
+        const TZ* row = dz.at(b, o0);
+        if (dz.k_stride == 1)
+          for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o]);
+        else
+          for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o * dz.k_stride]);
       }
       for (int64_t o = 0; o < count; ++o) db[o0 + o] = static_cast<T>(static_cast<A>(sums[o]));
     }
