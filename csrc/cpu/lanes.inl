@@ -93,29 +93,16 @@ struct Whole {
   int64_t at;
 
   template <class T>
-  V load(const T* from, A = A(0)) const {
-    if constexpr (std::is_same_v<T, A>) {
-      return Vec<A>::load(from + at);
-    } else {
-      A lane[Vec<A>::width];
-      for (int i = 0; i < Vec<A>::width; ++i) lane[i] = static_cast<A>(from[at + i]);
-      return Vec<A>::load(lane);
-    }
+  V load(const T* from) const {
+    return Vec<A>::widen(from + at);
   }
   template <class T>
   void store(T* to, V x) const {
-    if constexpr (std::is_same_v<T, A>) {
-      Vec<A>::store(to + at, x);
-    } else {
-      A lane[Vec<A>::width];
-      Vec<A>::store(lane, x);
-      for (int i = 0; i < Vec<A>::width; ++i) to[at + i] = static_cast<T>(lane[i]);
-    }
+    Vec<A>::narrow(to + at, x);
   }
 };
 
-// Elements [at, at + count), fewer than a vector has; the other lanes are `padding`, and are not
-// stored.
+// Elements [at, at + count), fewer than a vector has; the other lanes are 0, and are not stored.
 template <class A>
 struct Part {
   using V = typename Vec<A>::type;
@@ -123,17 +110,12 @@ struct Part {
   int count;
 
   template <class T>
-  V load(const T* from, A padding = A(0)) const {
-    A lane[Vec<A>::width];
-    for (int i = 0; i < Vec<A>::width; ++i)
-      lane[i] = i < count ? static_cast<A>(from[at + i]) : padding;
-    return Vec<A>::load(lane);
+  V load(const T* from) const {
+    return Vec<A>::widen(from + at, count);
   }
   template <class T>
   void store(T* to, V x) const {
-    A lane[Vec<A>::width];
-    Vec<A>::store(lane, x);
-    for (int i = 0; i < count; ++i) to[at + i] = static_cast<T>(lane[i]);
+    Vec<A>::narrow(to + at, x, count);
   }
 };
 

@@ -9,26 +9,50 @@ Operand<T> columns_of(const Matrix& m) {
   return {static_cast<const T*>(m.data), m.col_stride, m.row_stride};
 }
 
+// A product whose finished segments f(row, col, count, sums) takes; c as for Product.
+template <class A, class F>
+Product<A> finished_by(A* c, const F& f) {
+  return {c,
+          [](const void* context, int64_t row, int64_t col, int64_t count, A* sums) {
+            (*static_cast<const F*>(context))(row, col, count, sums);
+          },
+          &f};
+}
+
 // z = x w^T + b,  y = f(z)
-inline void linear(const LinearArgs& args) {
-  for_dtype(args.dtype, [&](auto element) {
-    using T = decltype(element);
-    using A = acc_t<T>;
-    with_activation(args.activation, [&](auto activation) {
-      const T* bias = static_cast<const T*>(args.b);
-      T *y = static_cast<T*>(args.y), *z = static_cast<T*>(args.z);
-      Gemm<A>::run(args.B, args.O, args.I, rows_of<T>(args.x), rows_of<T>(args.w),
-                   [&](int64_t row, int64_t col, int64_t count, A* sums) {
-                     if (bias)
-                       for (int64_t j = 0; j < count; ++j) sums[j] += static_cast<A>(bias[col + j]);
-                     const int64_t at = row * args.O + col;
-                     if (z)
-                       for (int64_t j = 0; j < count; ++j) z[at + j] = static_cast<T>(sums[j]);
-                     activate_row<activation.value>(sums, count);
-                     for (int64_t j = 0; j < count; ++j) y[at + j] = static_cast<T>(sums[j]);
-                   });
-    });
+template <class T>
+void linear_as(const LinearArgs& args) {
+  using A = acc_t<T>;
+  const T* bias = static_cast<const T*>(args.b);
+  T *y = static_cast<T*>(args.y), *z = static_cast<T*>(args.z);
+  const auto x = rows_of<T>(args.x), w = rows_of<T>(args.w);
+  const auto multiply = [&](const Product<A>& product) {
+    if (Dot<A, T>::serves(args.B, args.O, args.I, x, w))
+      Dot<A, T>::run(args.B, args.O, args.I, x, w, product);
+    else
+      Gemm<A>::run(args.B, args.O, args.I, x, w, product);
+  };
+  A* sums_in_y = nullptr;
+  if constexpr (std::is_same_v<T, A>) {
+    if (!bias && args.activation == Activation::identity) return multiply({y, nullptr, nullptr});
+    sums_in_y = y;
+  }
+  with_activation(args.activation, [&](auto activation) {
+    const auto finish = [&](int64_t row, int64_t col, int64_t count, A* sums) {
+      const int64_t at = row * args.O + col;
+      for_each_lanes<A>(0, count, [&](auto lanes) {
+        auto sum = lanes.load(sums);
+        if (bias) sum += lanes.load(bias + col);
+        if (z) lanes.store(z + at, sum);
+        lanes.store(y + at, activate<activation.value>(sum));
+      });
+    };
+    multiply(finished_by(sums_in_y, finish));
   });
+}
+
+inline void linear(const LinearArgs& args) {
+  for_dtype(args.dtype, [&](auto element) { linear_as<decltype(element)>(args); });
 }
 
 // `count` elements of a row as contiguous numbers of A: where they are, or copied to `room`.
@@ -86,8 +110,11 @@ void sum_rows(int64_t B, int64_t O, const Operand<TZ>& dz, T* db) {
       const int64_t o0 = block * kColumns, count = std::min(kColumns, O - o0);
       double sums[kColumns] = {};
       for (int64_t b = 0; b < B; ++b) {
-        const TZ* row = dz.data + b * dz.stride + o0 * dz.k_stride;
-        for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o * dz.k_stride]);
+        const TZ* row = dz.at(b, o0);
+        if (dz.k_stride == 1)
+          for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o]);
+        else
+          for (int64_t o = 0; o < count; ++o) sums[o] += static_cast<A>(row[o * dz.k_stride]);
       }
       for (int64_t o = 0; o < count; ++o) db[o0 + o] = static_cast<T>(static_cast<A>(sums[o]));
     }
@@ -98,9 +125,15 @@ void sum_rows(int64_t B, int64_t O, const Operand<TZ>& dz, T* db) {
 template <class T, class TA, class TB>
 void gemm_to(T* c, int64_t M, int64_t N, int64_t K, const Operand<TA>& a, const Operand<TB>& b) {
   using A = acc_t<T>;
-  Gemm<A>::run(M, N, K, a, b, [&](int64_t row, int64_t col, int64_t count, const A* sums) {
-    for (int64_t j = 0; j < count; ++j) c[row * N + col + j] = static_cast<T>(sums[j]);
-  });
+  if constexpr (std::is_same_v<T, A>) {
+    Gemm<A>::run(M, N, K, a, b, {c, nullptr, nullptr});
+  } else {
+    const auto finish = [&](int64_t row, int64_t col, int64_t count, A* sums) {
+      for_each_lanes<A>(0, count,
+                        [&](auto lanes) { lanes.store(c + row * N + col, lanes.load(sums)); });
+    };
+    Gemm<A>::run(M, N, K, a, b, finished_by<A>(nullptr, finish));
+  }
 }
 
 // The products, from a dz of element type TZ.

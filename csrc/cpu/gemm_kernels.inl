@@ -1,0 +1,75 @@
+// The micro-kernels of gemm.inl: register tiles of every height, compiled each by itself and chosen
+// at run time.
+
+template <class A>
+struct GemmKernels {
+  using V = Vec<A>;
+  static constexpr int W = V::width;
+
+  // c (+)= a^T b, tile by tile along a row of C: `a` is a packed panel of R rows, b is read in rows
+  // that lie b_step apart, Q vectors of each, and b_next further on for the next tile.
+  using Kernel = void (*)(int64_t tiles, int64_t depth, const A* a, const A* b, int64_t b_next,
+                          int64_t b_step, A* c, int64_t ldc, bool accumulate);
+
+  // How many vectors of b keep the registers busy where there are few rows.
+  static constexpr int wide(int rows) {
+    constexpr int kSums = kMicroRows * kMicroVectors;
+    return 8 * rows <= kSums ? 8 : 4 * rows <= kSums ? 4 : kMicroVectors;
+  }
+
+  // The kernel for `rows` rows, and 1, kMicroVectors or wide(rows) vectors; `chunks`: how
+  // Pack::rows left the rows.
+  static Kernel choose(int64_t rows, int64_t vectors, bool chunks) {
+    static constexpr auto by_steps = table<false>(std::make_integer_sequence<int, kMicroRows>{});
+    static constexpr auto by_chunks = table<true>(std::make_integer_sequence<int, kMicroRows>{});
+    const auto& kernels = (chunks ? by_chunks : by_steps)[rows - 1];
+    return kernels[vectors == 1 ? 0 : vectors == kMicroVectors ? 1 : 2];
+  }
+
+ private:
+  template <int R, int Q, bool kChunks>
+  static void kernel(int64_t tiles, int64_t depth, const A* a, const A* b, int64_t b_next,
+                     int64_t b_step, A* c, int64_t ldc, bool accumulate) {
+    for (; tiles > 0; --tiles, b += b_next, c += Q * W) {
+      MicroTile<A, R, Q> tile;
+      tile.clear();
+      if (tiles > 1) {  // the next one's place in C, which the stores would otherwise wait for
+#pragma GCC unroll 32
+        for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+          for (int q = 0; q < Q; ++q) __builtin_prefetch(c + r * ldc + (q + Q) * W, 1);
+        }
+      }
+      if constexpr (kChunks) {
+        for (int64_t k = 0; k < depth; k += W) {
+          if (Q == kMicroVectors && b_step != Q * W) prefetch<Q>(b, b_step, k + W, depth);
+          tile.multiply(std::min<int64_t>(W, depth - k), a + k * R, W, 1, b + k * b_step, b_step);
+        }
+      } else {
+        tile.multiply(depth, a, 1, R, b, b_step);
+      }
+#pragma GCC unroll 32
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int q = 0; q < Q; ++q) {
+          A* to = c + r * ldc + q * W;
+          V::store(to, accumulate ? V::load(to) + tile.sum[r][q] : tile.sum[r][q]);
+        }
+      }
+    }
+  }
+
+  // Rows of b that are not packed lie too far apart for the processor to foresee.
+  template <int Q>
+  static void prefetch(const A* b, int64_t b_step, int64_t begin, int64_t depth) {
+    for (int64_t k = begin; k < std::min<int64_t>(begin + W, depth); ++k)
+      for (int q = 0; q < Q; ++q) __builtin_prefetch(b + k * b_step + q * W);
+  }
+
+  template <bool kChunks, int... r>
+  static constexpr auto table(std::integer_sequence<int, r...>) {
+    return std::array<std::array<Kernel, 3>, sizeof...(r)>{
+        {{kernel<r + 1, 1, kChunks>, kernel<r + 1, kMicroVectors, kChunks>,
+          kernel<r + 1, wide(r + 1), kChunks>}...}};
+  }
+};
