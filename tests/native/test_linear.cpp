@@ -65,9 +65,9 @@ template <class T>
 void check_forward(const LinearCase& c, const StridedMatrix<T>& x, const StridedMatrix<T>& w) {
   const auto b = randoms<T>(c.O);
   auto y = unwritten<T>(c.B * c.O), z = unwritten<T>(c.B * c.O);
-  cuda::linear({dtype_of<T>(), c.activation, c.B, c.I, c.O, x.view(), w.view(),
-                c.bias ? b.data() : nullptr, y.data(), z.data()},
-               {});
+  backend::linear({dtype_of<T>(), c.activation, c.B, c.I, c.O, x.view(), w.view(),
+                   c.bias ? b.data() : nullptr, y.data(), z.data()},
+                  {});
   for (int64_t r = 0; r < c.B; ++r)
     for (int64_t o = 0; o < c.O; ++o) {
       DotProduct dot;
@@ -103,7 +103,7 @@ void check_backward(const LinearCase& c, const StridedMatrix<T>& x, const Stride
                           dx.data(),
                           dw.data(),
                           db.data()};
-  cuda::linear_backward(args, {});
+  backend::linear_backward(args, {});
 
   std::vector<double> dz_read(c.B * c.O);  // the kernel's own, once checked
   for (int64_t r = 0; r < c.B; ++r)
@@ -140,7 +140,7 @@ void check_backward(const LinearCase& c, const StridedMatrix<T>& x, const Stride
   args.x = args.w = Matrix{};
   auto db_alone = unwritten<T>(c.O);
   args.db = db_alone.data();
-  cuda::linear_backward(args, {});
+  backend::linear_backward(args, {});
   for (int64_t o = 0; o < c.O; ++o) near(db_alone[o], value(db[o]), 0, "db alone", o);
 }
 
@@ -158,9 +158,9 @@ void check_activation_double_backward(int64_t n, Activation activation) {
   begin_case("activation_double_backward n", n, "activation", int(activation));
   const auto q = randoms<T>(n), dy = randoms<T>(n), s = randoms<T>(n, -3, 3);
   auto gdy = unwritten<T>(n), gz = unwritten<T>(n), dz = unwritten<T>(n);
-  cuda::activation_double_backward({dtype_of<T>(), activation, n, q.data(), dy.data(), s.data(),
-                                    gdy.data(), gz.data(), dz.data()},
-                                   {});
+  backend::activation_double_backward({dtype_of<T>(), activation, n, q.data(), dy.data(), s.data(),
+                                       gdy.data(), gz.data(), dz.data()},
+                                      {});
   for (int64_t i = 0; i < n; ++i) {
     double first = 0, second = 0;
     with_activation(activation, [&](auto tag) {

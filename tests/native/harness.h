@@ -1,9 +1,9 @@
 // What the tests of all ops share: random inputs, outputs that start as NaN, and the comparison
-// with numbers computed in float64.
+// with numbers computed in float64. GDEXT_BACKEND, cpu or cuda, is the backend that they test.
 #pragma once
-#include <cuda_runtime.h>
-
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 #include <initializer_list>
 #include <random>
 #include <sstream>
@@ -13,7 +13,11 @@
 
 #include "contract/common.h"
 
+namespace gdext::GDEXT_BACKEND {}
+
 namespace gdext::test {
+
+namespace backend = gdext::GDEXT_BACKEND;
 
 inline std::mt19937 rng;
 inline long compared = 0, failures = 0;
@@ -111,6 +115,41 @@ template <class T>
 void test_cross_entropy();
 template <class T>
 void test_sgd();
+
+struct NamedTest {
+  const char* name;
+  void (*test)();
+};
+
+// The tests of the ops that both backends have, on elements of type T.
+template <class T>
+std::vector<NamedTest> op_tests() {
+  return {{"linear", test_linear<T>},
+          {"mse", test_mse<T>},
+          {"cross_entropy", test_cross_entropy<T>},
+          {"sgd", test_sgd<T>}};
+}
+
+// Calls f(T{}) with the type that `name` (f32, f64, bf16, f16) means; false if it means none.
+template <class F>
+bool with_dtype_named(const std::string& name, const F& f) {
+  if (name == "f32") return f(float{}), true;
+  if (name == "f64") return f(double{}), true;
+  if (name == "bf16") return f(bfloat16{}), true;
+  if (name == "f16") return f(float16{}), true;
+  return false;
+}
+
+// Runs the tests named `op`, or all if it is empty; whether there was one.
+inline bool run_tests(const std::vector<NamedTest>& tests, const std::string& op) {
+  bool known = false;
+  for (const auto& [name, test] : tests)
+    if (op.empty() || op == name) {
+      known = true;
+      test();
+    }
+  return known;
+}
 
 }  // namespace gdext::test
 
