@@ -2,6 +2,7 @@
 kernels.
 
 ``gdext.functional``, ``gdext.nn`` and ``gdext.optim`` mirror their namesakes in torch;
+``gdext.FusedTrainer`` takes many steps of a whole MLP in one native call;
 ``gdext.data`` gives MNIST and its siblings as tensors; ``gdext.build_info()`` says what is compiled
 and in use.
 """
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from gdext import _load, functional, nn, optim
 from gdext._load import build_info
+from gdext.fused import FusedTrainer
 
 if TYPE_CHECKING:
     from gdext import data
 
-__all__ = ["build_info", "data", "functional", "nn", "optim"]
+__all__ = ["FusedTrainer", "build_info", "data", "functional", "nn", "optim"]
 
 __version__: str = _load.build_info()["version"]
 

@@ -67,6 +67,7 @@ class BuildInfo(TypedDict):
     """What build_info() returns."""
 
     version: str
+    compiler: str
     torch: TorchInfo
     cpu: CpuInfo
     cuda: CudaInfo
@@ -76,15 +77,17 @@ def build_info() -> BuildInfo:
     """What this installation of gdext was built with and what it uses here, ready for json.dumps.
 
     Returns:
-        ``version`` of gdext; ``torch``: versions ``built_with`` and ``running``; ``cpu``:
-        instruction sets ``compiled``, and the one ``in_use``; ``cuda``: ``compiled`` or not,
-        ``toolkit`` version (None without CUDA), ``archs`` in TORCH_CUDA_ARCH_LIST's notation, e.g.
-        ``["9.0", "12.0+PTX"]``, ``torch_has_cuda``: the kernels are compiled in and this PyTorch,
-        being a CUDA build, can call them (whether there is a GPU is torch.cuda's to say).
+        ``version`` of gdext; ``compiler`` of its C++; ``torch``: versions ``built_with`` and
+        ``running``; ``cpu``: instruction sets ``compiled``, and the one ``in_use``; ``cuda``:
+        ``compiled`` or not, ``toolkit`` version (None without CUDA), ``archs`` in
+        TORCH_CUDA_ARCH_LIST's notation, e.g. ``["9.0", "12.0+PTX"]``, ``torch_has_cuda``: the
+        kernels are compiled in and this PyTorch, being a CUDA build, can call them (whether there
+        is a GPU is torch.cuda's to say).
     """
     config = json.loads(torch.ops.gdext._build_config())
     return {
         "version": config["version"],
+        "compiler": config["compiler"],
         "torch": {"built_with": config["built_with_torch"], "running": torch.__version__},
         "cpu": {
             "compiled": torch.ops.gdext._cpu_isas().split(","),

@@ -9,14 +9,16 @@ and the losses in float32, as torch.nn.functional's. All are differentiable twic
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import _reduction
 
-from gdext._autograd.cross_entropy import CrossEntropy
-from gdext._autograd.linear import ACTIVATIONS, IDENTITY, Linear
-from gdext._autograd.mse import Mse
+from gdext._autograd.cross_entropy import cross_entropy as _cross_entropy
+from gdext._autograd.linear import ACTIVATIONS, IDENTITY
+from gdext._autograd.linear import linear as _linear
+from gdext._autograd.mse import mse as _mse
 
 __all__ = ["ACTIVATIONS", "cross_entropy", "linear", "mse_loss"]
 
@@ -60,9 +62,12 @@ def linear(
         ValueError: ``activation`` is not known.
     """
     number = activation_number(activation)
-    for name, got in (("input", input), ("weight", weight), ("bias", bias)):
-        if not isinstance(got, Tensor) and not (name == "bias" and got is None):
-            raise TypeError(f"linear(): {name}: wanted a Tensor, got {type(got).__name__}")
+    if not (
+        isinstance(input, Tensor)
+        and isinstance(weight, Tensor)
+        and (bias is None or isinstance(bias, Tensor))
+    ):
+        _refuse_other_than_tensors(input=input, weight=weight, bias=bias)
     if _is_autocast(input):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = _autocast(dtype, input), _autocast(dtype, weight)
@@ -74,18 +79,25 @@ def linear(
                 "linear(): bias: wanted None with a 1-dimensional weight, "
                 f"got shape {list(bias.shape)}"
             )
-        return Linear.apply(input, weight.unsqueeze(0), None, number, want_z)[0].squeeze(-1)
-    if bias is not None and bias.dim() != 1:
-        bias = _row_of(bias)
-    if bias is not None and bias.shape[0] == 1 and weight.dim() == 2:
+        return _linear(input, weight.unsqueeze(0), None, number, want_z).squeeze(-1)
+    if bias is not None and (bias.dim() != 1 or len(bias) == 1):
+        bias = _row_of(bias, weight)
+    return _linear(input, weight, bias, number, want_z)
+
+
+def _refuse_other_than_tensors(**arguments: Any) -> None:
+    for name, got in arguments.items():
+        if not isinstance(got, Tensor) and not (name == "bias" and got is None):
+            raise TypeError(f"linear(): {name}: wanted a Tensor, got {type(got).__name__}")
+
+
+def _row_of(bias: Tensor, weight: Tensor) -> Tensor:
+    """A bias of shape [], [1] or [1, ..., O] as [O], if it is one; else as it is."""
+    if bias.numel() == (bias.shape[-1] if bias.dim() else 1):
+        bias = bias.reshape(-1)
+    if bias.dim() == 1 and len(bias) == 1 and weight.dim() == 2:
         bias = bias.expand(weight.shape[0])
-    return Linear.apply(input, weight, bias, number, want_z)[0]
-
-
-def _row_of(bias: Tensor) -> Tensor:
-    """A bias of shape [] or [1, ..., O] as [O] ([1]), if it is one; else as it is."""
-    row = bias.numel() == (bias.shape[-1] if bias.dim() else 1)
-    return bias.reshape(-1) if row else bias
+    return bias
 
 
 def mse_loss(
@@ -139,7 +151,7 @@ def mse_loss(
     x, t, *w = _promoted(tensors)
     if not x.dtype.is_floating_point:
         raise NotImplementedError(f"mse_loss: input: wanted a floating dtype, got {x.dtype}")
-    return Mse.apply(x, t, w[0] if w else None, number)[0]
+    return _mse(x, t, w[0] if w else None, number)
 
 
 def cross_entropy(
@@ -211,10 +223,12 @@ def cross_entropy(
             "cross_entropy: target: wanted class indices (int64 or uint8) or class probabilities "
             f"(the dtype of input), got {target.dtype}"
         )
-    return CrossEntropy.apply(input, target, weight, number, ignore_index, label_smoothing)[0]
+    return _cross_entropy(input, target, weight, number, ignore_index, label_smoothing)
 
 
 def _is_autocast(input: Tensor) -> bool:
+    if not torch._C._is_any_autocast_enabled():
+        return False
     device = input.device.type
     return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 

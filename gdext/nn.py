@@ -143,17 +143,23 @@ def convert(module: ModuleT) -> ModuleT:
             layer.__class__ = Linear
             layer.__dict__["activation"] = None
     for parent in module.modules():
-        if isinstance(parent, nn.Sequential) and _runs_in_sequence(parent):
+        if isinstance(parent, nn.Sequential) and runs_in_sequence(parent):
             for (_, layer), (name, follower) in pairwise(list(parent._modules.items())):
-                activation = _activation_name(follower)
-                if activation and uses[id(layer)] == 1 and _is_fusible(layer):
+                activation = activation_name(follower)
+                if (
+                    activation
+                    and uses[id(layer)] == 1
+                    and _is_fusible(layer)
+                    and not _is_altered(follower)
+                ):
                     assert isinstance(layer, Linear)
                     layer.activation = activation
                     parent._modules[name] = nn.Identity()
     return module
 
 
-def _runs_in_sequence(module: nn.Sequential) -> bool:
+def runs_in_sequence(module: nn.Sequential) -> bool:
+    """Whether calling the module is calling its children one after the other."""
     return type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
 
 
@@ -175,10 +181,8 @@ def _is_altered(module: nn.Module) -> bool:
     return "forward" in module.__dict__ or any(hooks)
 
 
-def _activation_name(module: nn.Module | None) -> str | None:
+def activation_name(module: nn.Module) -> str | None:
     """The name of the activation that ``module`` is, if it is one with default parameters."""
-    if module is None or _is_altered(module):
-        return None
     for kind, name in _SIMPLE_ACTIVATIONS.items():
         if type(module) is kind:
             return name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 import gdext._autograd.sgd  # noqa: F401  (registers the op's fake kernel)
 
 __all__ = ["SGD"]
+
+_sgd = torch.ops.gdext.sgd_.default
 
 
 class SGD(torch.optim.SGD):
@@ -53,7 +57,7 @@ class SGD(torch.optim.SGD):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own (see ``torch.optim.Optimizer``)."""
-        _check_options({**self.defaults, **param_group}, smallest_lr=0.0)
+        check_options({**self.defaults, **param_group}, smallest_lr=0.0)
         super().add_param_group(param_group)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -79,7 +83,7 @@ class SGD(torch.optim.SGD):
         updates = []
         for index, group in enumerate(self.param_groups):
             # As in torch, a schedule may take lr below 0: cosines end at 0 only up to rounding.
-            _check_options(group, smallest_lr=-math.inf)
+            check_options(group, smallest_lr=-math.inf)
             update = _Update(index, group, self.state)
             if update.params:
                 updates.append(update)
@@ -102,30 +106,18 @@ class _Update:
     def __init__(self, index: int, group: dict[str, Any], state: dict[Tensor, Any]) -> None:
         self.index = index
         self.group = group
-        self.params: list[Tensor] = []
-        self.grads: list[Tensor] = []
-        for position, p in enumerate(group["params"]):
-            g = p.grad
-            if g is None:
-                continue
-            if g.layout is not torch.strided:
-                raise RuntimeError(
-                    f"param_groups[{index}]['params'][{position}].grad: wanted a dense gradient "
-                    f"(layout torch.strided), got {g.layout}"
-                )
-            if g.is_conj() or g.is_neg():
-                # A view whose memory holds other numbers than it shows; kernels see memory.
-                g = p.grad = g.resolve_conj().resolve_neg()
-            self.params.append(p)
-            self.grads.append(g)
-        self.buffers: list[Tensor | None] = []
+        self.params: list[Tensor] = group["params"]
+        self.grads: list[Tensor] = [g for p in self.params if (g := p.grad) is not None]
+        if len(self.grads) < len(self.params):
+            self.params = [p for p in self.params if p.grad is not None]
+        self.buffers: list[Any] = []
+        self.is_first = False
         if group["momentum"] != 0:
-            # Not state[p], which would leave an empty entry behind if the step goes no further.
             self.buffers = [
-                state[p].get("momentum_buffer") if p in state else None for p in self.params
+                None if entry is None else entry.get("momentum_buffer")
+                for entry in _entries(state, self.params)
             ]
-        self.first = [buffer is None for buffer in self.buffers]
-        self.is_first = True in self.first
+            self.is_first = any(map(operator.is_, self.buffers, itertools.repeat(None)))
 
     def check(self) -> None:
         """What the op checks: all updates of a step must pass before the first one starts."""
@@ -134,63 +126,86 @@ class _Update:
             p if buffer is None else buffer
             for p, buffer in zip(self.params, self.buffers, strict=False)
         ]
-        try:
-            self._call(buffers, check_only=True)
-        except (RuntimeError, ValueError) as error:
-            raise type(error)(f"param_groups[{self.index}]: {error}") from None
+        self._call(buffers, [], check_only=True)
 
     def run(
         self, state: dict[Tensor, Any], grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
-        params, grads = self.params, self.grads
-        buffers = [
-            torch.empty_like(p, memory_format=torch.preserve_format) if buffer is None else buffer
-            for p, buffer in zip(params, self.buffers, strict=False)
-        ]
-        self._call(buffers, grad_scale, found_inf)
-        # The kernel writes where autograd cannot see it.
-        written = params + buffers if grad_scale is None else params + buffers + grads
-        torch.autograd.graph.increment_version(written)
+        params, buffers = self.params, self.buffers
+        first: list[bool] = []
         if self.is_first:
-            for p, buffer, first in zip(params, buffers, self.first, strict=True):
-                if first:
-                    state[p]["momentum_buffer"] = buffer
+            first = [buffer is None for buffer in buffers]
+            buffers = [
+                torch.empty_like(p, memory_format=torch.preserve_format) if b is None else b
+                for p, b in zip(params, buffers, strict=True)
+            ]
+        if grad_scale is None and found_inf is None:
+            self._call(buffers, first)
+        else:
+            self._call(buffers, first, grad_scale=grad_scale, found_inf=found_inf)
+        # The kernel writes where autograd cannot see it.
+        written = params + buffers if grad_scale is None else params + buffers + self.grads
+        torch.autograd.graph.increment_version(written)
+        for p, buffer, is_first in zip(params, buffers, first, strict=False):
+            if is_first:
+                state[p]["momentum_buffer"] = buffer
 
-    def _call(
-        self,
-        buffers: list[Tensor],
-        grad_scale: Tensor | None = None,
-        found_inf: Tensor | None = None,
-        check_only: bool = False,
-    ) -> None:
+    def _call(self, buffers: list[Tensor], first: list[bool], **options: Any) -> None:
         group = self.group
         lr = group["lr"]
-        is_tensor = isinstance(lr, Tensor)
-        torch.ops.gdext.sgd_.default(
-            _as_real(self.params),
-            _as_real(self.grads),
-            _as_real(buffers),
-            self.first,
-            lr=0.0 if is_tensor else lr,
-            lr_tensor=lr if is_tensor else None,
-            momentum=float(group["momentum"]),
-            dampening=float(group["dampening"]),
-            weight_decay=float(group["weight_decay"]),
-            nesterov=group["nesterov"],
-            maximize=group["maximize"],
-            grad_scale=grad_scale,
-            found_inf=found_inf,
-            check_only=check_only,
+        # What has its default is left out, since each argument takes its time.
+        if isinstance(lr, Tensor):
+            options["lr_tensor"], lr = lr, 0.0
+        if group["nesterov"]:
+            options["nesterov"] = True
+        if group["maximize"]:
+            options["maximize"] = True
+        numbers = (
+            lr,
+            float(group["momentum"]),
+            float(group["dampening"]),
+            float(group["weight_decay"]),
         )
+        try:
+            _sgd(self.params, self.grads, buffers, first, *numbers, **options)
+        except (RuntimeError, ValueError) as error:
+            if self._resolve_lazy_gradients():
+                self._call(buffers, first, **options)
+            elif "check_only" in options:  # there are several groups
+                raise type(error)(f"param_groups[{self.index}]: {error}") from None
+            else:
+                raise
+
+    def _resolve_lazy_gradients(self) -> bool:
+        """Conjugate and negative views show other numbers than their memory holds, and PyTorch
+        hands them to no op that writes to a list. Returns whether there were any."""
+        found = False
+        for position, p in enumerate(self.group["params"]):
+            g = p.grad
+            if g is None:
+                continue
+            if g.layout is not torch.strided:
+                raise RuntimeError(
+                    f"param_groups[{self.index}]['params'][{position}].grad: wanted a dense "
+                    f"gradient (layout torch.strided), got {g.layout}"
+                ) from None
+            if g.is_conj() or g.is_neg():
+                p.grad = g.resolve_conj().resolve_neg()
+                found = True
+        self.grads = [g for p in self.params if (g := p.grad) is not None]
+        return found
 
 
-def _as_real(tensors: list[Tensor]) -> list[Tensor]:
-    if not any(map(torch.is_complex, tensors)):
-        return tensors
-    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]
+def _entries(state: dict[Tensor, Any], params: list[Tensor]) -> Iterable[Any]:
+    """state[p] of each of ``params``, None where there is none."""
+    # The usual case by itself, since hashing a tensor takes longer than the rest.
+    if len(state) == len(params) and all(map(operator.is_, state, params)):
+        return state.values()
+    # Not state[p], which would leave an empty entry behind if the step goes no further.
+    return map(state.get, params)
 
 
-def _check_options(group: dict[str, Any], smallest_lr: float) -> None:
+def check_options(group: dict[str, Any], smallest_lr: float) -> None:
     """Raise ValueError (RuntimeError for differentiable) if these are no options to step with."""
     for name, smallest in (
         ("lr", smallest_lr),

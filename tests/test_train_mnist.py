@@ -19,6 +19,7 @@ from mnist_runs import (
 from torch import nn
 
 from gdext.training import engine, plots, report
+from gdext.training.options import DEFAULTS, RECIPES, complete
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 PICTURES = ("curves.png", "confusion.png", "mistakes.png", "weights.png")
@@ -69,7 +70,17 @@ def test_tensorboard_events(everything):
     assert seen == [(r["epoch"], pytest.approx(r["test_accuracy"])) for r in rows("o")]
 
 
-def oracle(batch_size: int, epochs: int, loss: nn.Module, targets: torch.Tensor) -> nn.Module:
+def factor(schedule: str, epoch: int, epochs: int, step: int, steps: int) -> float:
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * epoch / epochs)) / 2
+    assert schedule == "triangle"
+    done = (epoch * steps + step) / (epochs * steps)
+    return done / 0.2 if done < 0.2 else (1 - done) / 0.8
+
+
+def oracle(
+    batch_size: int, epochs: int, loss: nn.Module, targets: torch.Tensor, schedule: str
+) -> nn.Module:
     """The run that the options describe, written plainly."""
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 10)).double()
@@ -79,9 +90,10 @@ def oracle(batch_size: int, epochs: int, loss: nn.Module, targets: torch.Tensor)
     x = ((TRAIN.images.double() / 255 - 0.1307) / 0.3081).flatten(1)
     generator = torch.Generator().manual_seed(3)
     for epoch in range(epochs):
-        sgd.param_groups[0]["lr"] = 0.03 * (1 + math.cos(math.pi * epoch / epochs)) / 2
         order = torch.randperm(330, generator=generator)
-        for start in range(0, 330, batch_size):
+        starts = range(0, 330, batch_size)
+        for step, start in enumerate(starts):
+            sgd.param_groups[0]["lr"] = 0.03 * factor(schedule, epoch, epochs, step, len(starts))
             batch = order[start : start + batch_size]
             sgd.zero_grad()
             loss(model(x[batch]), targets[batch]).backward()
@@ -92,15 +104,16 @@ def oracle(batch_size: int, epochs: int, loss: nn.Module, targets: torch.Tensor)
 @each_engine
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("batch_size", ["1", "100", "full"])
-def test_the_steps_are_those_of_a_plain_loop(name, loss, batch_size):
+@pytest.mark.parametrize("schedule", ["cosine", "triangle"])
+def test_the_steps_are_those_of_a_plain_loop(name, loss, batch_size, schedule):
     run("--engine", name, "--loss", loss, "--batch-size", batch_size, "--dtype", "float64",
         "--activation", "tanh", "--lr", 0.03, "--momentum", 0.8, "--weight-decay", 0.01,
-        "--nesterov", "--seed", 3, "--epochs", 2, "--out", "o")  # fmt: skip
+        "--nesterov", "--seed", 3, "--epochs", 2, "--schedule", schedule, "--out", "o")  # fmt: skip
     size = 330 if batch_size == "full" else int(batch_size)
     if loss == "mse":
-        model = oracle(size, 2, nn.MSELoss(), torch.eye(10).double()[TRAIN.labels])
+        model = oracle(size, 2, nn.MSELoss(), torch.eye(10).double()[TRAIN.labels], schedule)
     else:
-        model = oracle(size, 2, nn.CrossEntropyLoss(), TRAIN.labels)
+        model = oracle(size, 2, nn.CrossEntropyLoss(), TRAIN.labels, schedule)
     got = state("o")["model"]
     assert list(got) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     for mine, wanted in zip(got.values(), model.parameters(), strict=True):
@@ -145,11 +158,39 @@ def test_dtypes(name, dtype):
         ("step", [1, 1, 0.1, 0.1, 0.01, 0.01]),
         ("exponential", [0.01 ** (e / 6) for e in range(6)]),
         ("cosine", [(1 + math.cos(math.pi * e / 6)) / 2 for e in range(6)]),
+        # 330 samples in batches of 32: 11 steps an epoch, 66 in all, the peak at 13.2
+        (
+            "triangle",
+            [
+                sum(min(s / 13.2, (66 - s) / 52.8) for s in range(11 * e, 11 * e + 11)) / 11
+                for e in range(6)
+            ],
+        ),
     ],
 )
-def test_schedules(schedule, wanted):
-    run("--engine", "torch", "--schedule", schedule, "--epochs", 6, "--lr", 0.02, "--out", "o")
+@each_engine
+def test_schedules(name, schedule, wanted):
+    run("--engine", name, "--schedule", schedule, "--epochs", 6, "--lr", 0.02, "--out", "o")
     assert [r["lr"] for r in rows("o")] == pytest.approx([0.02 * w for w in wanted])
+
+
+@pytest.mark.parametrize("wanted", ["auto", "fused", "layers", "torch"])
+def test_the_run_says_which_engine_it_uses(wanted, capsys):
+    run("--engine", wanted, "--epochs", 1, "--out", "o")
+    name = "fused" if wanted == "auto" else wanted
+    assert f"; {name} engine, float32 on cpu" in capsys.readouterr().out
+
+
+def test_recipe():
+    run("--recipe", "fast", "--epochs", 3, "--out", "o")  # `run` gives --hidden and --batch-size
+    options = state("o")["options"]
+    recipe = RECIPES["fast"]
+    for name, value in {**DEFAULTS, **recipe, "epochs": 3}.items():
+        if name not in ("hidden", "batch_size", "device", "data_dir", "out", "resume", "recipe"):
+            assert options[name] == value, name
+    assert options["hidden"] == [16]
+    given = complete({"recipe": "fast"}, None)
+    assert {name: getattr(given, name) for name in recipe} == recipe
 
 
 @pytest.mark.parametrize(("written", "code"), [("0.3", 0), ("30%", 0), ("1.0", 1)])

@@ -25,7 +25,7 @@ from mnist_runs import (
 )
 
 from gdext import data
-from gdext.training import cli, engine, output
+from gdext.training import engine, output
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_mnist.py"
 
@@ -55,12 +55,13 @@ def send_at_call(monkeypatch, number: int, call: int) -> None:
         (4, "cosine", signal.SIGINT),
         (7, "exponential", signal.SIGTERM),
         (8, "step", signal.SIGINT),
+        (6, "triangle", signal.SIGINT),
     ],
 )
 def test_a_stopped_run_resumes_to_the_same_bits(name, number, schedule, call, monkeypatch, capsys):
     options = ("--engine", name, "--batch-size", 28, "--schedule", schedule, "--epochs", 4)
     run(*options, "--out", "whole")
-    monkeypatch.setattr(cli.loop, "CHUNK_SAMPLES", 3 * 28)
+    monkeypatch.setattr(engine, "CHUNKS", dict.fromkeys(engine.ENGINES, (256, 3 * 28)))
     run(*options, "--out", "chunked")
     assert same(state("whole"), state("chunked"))
     with monkeypatch.context() as patch:
@@ -86,13 +87,16 @@ def test_a_second_ctrl_c_does_not_wait(monkeypatch, capsys):
     assert not (Path("o") / "checkpoint.pt").exists()
 
 
-def test_resume_takes_another_engine(monkeypatch):
+@pytest.mark.parametrize(
+    ("first", "second"), [("torch", "layers"), ("layers", "fused"), ("fused", "torch")]
+)
+def test_resume_takes_another_engine(first, second, monkeypatch):
     options = ("--dtype", "float64", "--epochs", 3)
-    run("--engine", "torch", *options, "--out", "whole")
+    run("--engine", first, *options, "--out", "whole")
     with monkeypatch.context() as patch:
         send_at_call(patch, signal.SIGINT, 2)
-        run("--engine", "torch", *options, "--out", "broken", code=130)
-    run("--resume", "broken", "--engine", "layers")
+        run("--engine", first, *options, "--out", "broken", code=130)
+    run("--resume", "broken", "--engine", second)
     for key, wanted in state("whole")["model"].items():
         torch.testing.assert_close(state("broken")["model"][key], wanted, rtol=1e-9, atol=1e-11)
 
@@ -173,7 +177,7 @@ def test_a_corrupt_checkpoint_is_refused(fault, capsys):
         ({"position": {"era": 1}}, "does not fit its own options"),
         ({"model": {}}, "does not fit its own options"),
         ({"optimizer": {}}, "does not fit its own options"),
-        ({"scheduler": torch.nn.Linear(1, 1)}, "holds more than tensors and plain values"),
+        ({"samples": torch.nn.Linear(1, 1)}, "holds more than tensors and plain values"),
         ("model", "has no model"),
     ],
 )

@@ -69,12 +69,11 @@ struct MlpArgs {
   int64_t ignore_index;      // cross_entropy
   double label_smoothing;    // cross_entropy
 
-  int threads;        // at most; the result depends on it, in its last bits
-  void* packed;       // MlpSizes::packed bytes
-  bool packed_valid;  // holds these parameters and momenta already, from an earlier call
-  void* scratch;      // MlpSizes::scratch bytes
-  double seconds;     // stop after the first step that ends later than this after the call
-  double* losses;     // [steps] C of each step, before its update; out
+  int threads;     // at most; the result depends on it, in its last bits
+  void* packed;    // MlpSizes::packed bytes
+  void* scratch;   // MlpSizes::scratch bytes
+  double seconds;  // stop after the first step that ends later than this after the call
+  double* losses;  // [steps] C of each step, before its update; out
 };
 
 struct MlpSizes {

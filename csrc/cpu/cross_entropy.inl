@@ -89,7 +89,7 @@ inline void cross_entropy(const CrossEntropyArgs& args) {
             rest += std::exp(x - max);
         }
         m[s] = max;
-        l[s] = static_cast<A>(log_sum_exp(max, ties, rest));
+        l[s] = static_cast<A>(log_sum_exp<double>(max, ties, rest));
       }
     });
 

@@ -118,6 +118,8 @@ GDEXT_FORWARD(cross_entropy, CrossEntropyArgs)
 GDEXT_FORWARD(cross_entropy_backward, CrossEntropyBackwardArgs)
 GDEXT_FORWARD(cross_entropy_double_backward, CrossEntropyDoubleBackwardArgs)
 GDEXT_FORWARD(sgd, SgdArgs)
+GDEXT_FORWARD(fma_peak, FmaPeakArgs)
+GDEXT_FORWARD(bandwidth, BandwidthArgs)
 #undef GDEXT_FORWARD
 MlpSizes mlp_sizes(const MlpArgs& args) { return kernels().mlp_sizes(args); }
 int64_t mlp(const MlpArgs& args, Context) { return kernels().mlp(args); }

@@ -16,15 +16,18 @@
 #include <string>
 #include <type_traits>
 #include <utility>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "common/activation.h"
 #include "common/dtype.h"
-#include "common/loss.h"
 #include "common/sgd_rule.h"
 #include "contract/cross_entropy.h"
 #include "contract/linear.h"
 #include "contract/mlp.h"
 #include "contract/mse.h"
+#include "contract/peak.h"
 #include "contract/sgd.h"
 #include "cpu/parallel.h"
 #include "cpu/team.h"
@@ -45,6 +48,8 @@ struct KernelTable {
   void (*sgd)(const SgdArgs&);
   MlpSizes (*mlp_sizes)(const MlpArgs&);
   int64_t (*mlp)(const MlpArgs&);
+  void (*fma_peak)(const FmaPeakArgs&);
+  void (*bandwidth)(const BandwidthArgs&);
 };
 
 // Names of the compiled instruction sets, best first, separated by commas.

@@ -7,6 +7,10 @@ namespace gdext::cpu::GDEXT_ISA {
 
 // clang-format off: each uses those above it
 #include "cpu/vec.h"
+#include "cpu/lanes.inl"
+#include "cpu/vmath.inl"
+#include "common/activation_formulas.inl"
+#include "common/loss_formulas.inl"
 #include "cpu/elementwise.inl"
 #include "cpu/reduce.inl"
 #include "cpu/gemm.inl"
@@ -22,6 +26,7 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/mlp_loss.inl"
 #include "cpu/mlp_state.inl"
 #include "cpu/mlp.inl"
+#include "cpu/peak.inl"
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -38,6 +43,8 @@ const KernelTable table = {
     sgd,
     mlp_sizes,
     mlp,
+    fma_peak,
+    bandwidth,
 };
 // clang-format on
 

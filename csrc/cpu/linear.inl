@@ -24,27 +24,52 @@ inline void linear(const LinearArgs& args) {
                      const int64_t at = row * args.O + col;
                      if (z)
                        for (int64_t j = 0; j < count; ++j) z[at + j] = static_cast<T>(sums[j]);
-                     for (int64_t j = 0; j < count; ++j)
-                       y[at + j] = static_cast<T>(activate<activation.value>(sums[j]));
+                     activate_row<activation.value>(sums, count);
+                     for (int64_t j = 0; j < count; ++j) y[at + j] = static_cast<T>(sums[j]);
                    });
     });
   });
+}
+
+// `count` elements of a row as contiguous numbers of A: where they are, or copied to `room`.
+template <class A, class T>
+const A* widened_row(const Operand<T>& m, int64_t row, int64_t first, int64_t count, A* room) {
+  const T* from = m.data + row * m.stride + first * m.k_stride;
+  if constexpr (std::is_same_v<T, A>) {
+    if (m.k_stride == 1) return from;
+  }
+  for (int64_t i = 0; i < count; ++i) room[i] = static_cast<A>(from[i * m.k_stride]);
+  return room;
 }
 
 // dz = dy * f'(s)
 template <class T>
 void make_dz(const LinearBackwardArgs& args) {
   using A = acc_t<T>;
+  constexpr int64_t kRun = 256;
   const auto dy = rows_of<T>(args.dy), s = rows_of<T>(args.s);
   A* dz = static_cast<A*>(args.dz);
-  const int64_t grain = std::max<int64_t>(kElementwiseGrain / std::max<int64_t>(args.O, 1), 1);
+  int64_t rows = args.B, columns = args.O;
+  const auto contiguous = [&](const Operand<T>& m) {
+    return m.k_stride == 1 && m.stride == columns;
+  };
+  if (contiguous(dy) && contiguous(s)) {
+    columns *= rows;
+    rows = 1;
+  }
+  const int64_t across = (columns + kRun - 1) / kRun;
+  const int64_t grain =
+      std::max<int64_t>(kElementwiseGrain / std::clamp<int64_t>(columns, 1, kRun), 1);
   with_activation(args.activation, [&](auto activation) {
-    parallel_for(0, args.B, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t b = begin; b < end; ++b)
-        for (int64_t o = 0; o < args.O; ++o)
-          dz[b * args.O + o] = activation_backward<activation.value>(
-              static_cast<A>(dy.data[b * dy.stride + o * dy.k_stride]),
-              static_cast<A>(s.data[b * s.stride + o * s.k_stride]));
+    parallel_for(0, rows * across, grain, [&](int64_t begin, int64_t end) {
+      A dy_room[kRun], s_room[kRun];
+      for (int64_t run = begin; run < end; ++run) {
+        const int64_t row = run / across, first = run % across * kRun;
+        const int64_t count = std::min(kRun, columns - first);
+        activation_backward_row<activation.value>(widened_row(dy, row, first, count, dy_room),
+                                                  widened_row(s, row, first, count, s_room),
+                                                  dz + row * columns + first, count);
+      }
     });
   });
 }
@@ -114,11 +139,11 @@ inline void activation_double_backward(const ActivationDoubleBackwardArgs& args)
     T *gdy = static_cast<T*>(args.gdy), *gz = static_cast<T*>(args.gz),
       *dz = static_cast<T*>(args.dz);
     with_activation(args.activation, [&](auto activation) {
-      for_each_element(args.n, [&](int64_t i) {
-        const A qi = static_cast<A>(q[i]), dyi = static_cast<A>(dy[i]), si = static_cast<A>(s[i]);
-        gdy[i] = static_cast<T>(activation_backward<activation.value>(qi, si));
-        gz[i] = static_cast<T>(activation_gz<activation.value>(qi, dyi, si));
-        dz[i] = static_cast<T>(activation_backward<activation.value>(dyi, si));
+      for_all_lanes<A>(args.n, [=](auto lanes) {
+        const auto q_lanes = lanes.load(q), dy_lanes = lanes.load(dy), s_lanes = lanes.load(s);
+        lanes.store(gdy, activation_backward<activation.value>(q_lanes, s_lanes));
+        lanes.store(gz, activation_gz<activation.value>(q_lanes, dy_lanes, s_lanes));
+        lanes.store(dz, activation_backward<activation.value>(dy_lanes, s_lanes));
       });
     });
   });

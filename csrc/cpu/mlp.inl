@@ -32,7 +32,7 @@ class MlpRun {
 
   void run_part(Member& member) {
     Part& part = state_.part[member.index];
-    if (!args_.packed_valid) state_.pack(member);
+    state_.pack(member);
     member.barrier();
     for (int64_t n = 0; n < std::min(steps_, stop_at_.load(std::memory_order_relaxed)); ++n)
       step(member, part, n);
@@ -141,7 +141,7 @@ class MlpRun {
         sum += mse_sample<T>(static_cast<const T*>(args_.targets) + order[b] * C, norm, C, row);
       else
         sum += cross_entropy_sample<T>(args_, static_cast<const int64_t*>(args_.targets)[order[b]],
-                                       norm, C, row);
+                                       norm, C, row, part.probabilities);
       std::fill(row + C, row + layer.panels * P, A(0));
       round_row<T>(row, C);
       for (int64_t p = 0; p < layer.panels; ++p) {

@@ -59,9 +59,15 @@ void mark_columns(const S& samples, const int64_t* order, Range range, int64_t I
 // rows[k] = the k-th i with seen[i]; how many there are. `rows` has room for I.
 inline int64_t list_columns(const uint8_t* seen, int64_t I, int32_t* rows) {
   int64_t count = 0;
-  for (int64_t i = 0; i < I; ++i) {
-    rows[count] = static_cast<int32_t>(i);
-    count += seen[i];
+  for (int64_t i = 0; i < I;) {
+    uint64_t eight = 1;
+    if (i + 8 <= I) std::memcpy(&eight, seen + i, sizeof(eight));
+    const int64_t end = std::min<int64_t>(i + 8, I);
+    if (!eight) i = end;
+    for (; i < end; ++i) {
+      rows[count] = static_cast<int32_t>(i);
+      count += seen[i];
+    }
   }
   return count;
 }
@@ -88,13 +94,14 @@ void gather_samples(const S& samples, const int64_t* order, Range range, const I
 template <class A>
 Input<A> live_units(const A* h, int64_t B, int64_t I, uint8_t* seen, int32_t* rows, A* x) {
   constexpr int P = Panel<A>::width;
-  std::fill(seen, seen + I, uint8_t{0});
+  using Bits = std::conditional_t<sizeof(A) == 4, uint32_t, uint64_t>;
   for (int64_t i = 0; i < I; i += P) {
-    const int64_t count = std::min<int64_t>(P, I - i);
+    Bits any[P] = {}, bits[P];
     for (int64_t b = 0; b < B; ++b) {
-      const A* from = h + (i / P * B + b) * P;
-      for (int64_t j = 0; j < count; ++j) seen[i + j] |= from[j] != A(0);
+      std::memcpy(bits, h + (i / P * B + b) * P, sizeof(bits));
+      for (int j = 0; j < P; ++j) any[j] |= bits[j];
     }
+    for (int64_t j = 0; j < std::min<int64_t>(P, I - i); ++j) seen[i + j] = any[j] != 0;
   }
   const int64_t K = list_columns(seen, I, rows);
   if (K > I - I / 8) return {h, nullptr, B, I};

@@ -28,61 +28,56 @@ inline Range share(int64_t n, int64_t part, int64_t parts) {
   return {n * part / parts, n * (part + 1) / parts};
 }
 
-// A layer's parameters, and their momenta (null where there are none), as the kernels keep them.
-template <class A>
-struct PackedLayer {
-  int64_t I, O, panels;
-  A *w, *mw;  // [panels][I][P]
-  A *b, *mb;  // [panels][P]; w/o bias b is zeros that are never updated
-};
+// to[i][o] = from[o, i] for a block of P x P; rows and columns beyond `units` and `inputs` are not
+// there, and become zeros.
+template <class T, class A>
+void pack_block(const T* from, int64_t row_stride, int64_t col_stride, int64_t units,
+                int64_t inputs, A* to) {
+  constexpr int P = Panel<A>::width;
+  if constexpr (std::is_same_v<T, A>) {
+    if (col_stride == 1 && units == P && inputs == P) return transpose(P, from, row_stride, to, P);
+  }
+  for (int64_t i = 0; i < inputs; ++i)
+    for (int64_t o = 0; o < P; ++o)
+      to[i * P + o] = o < units ? static_cast<A>(from[o * row_stride + i * col_stride]) : A(0);
+}
+template <class T, class A>
+void unpack_block(const A* from, int64_t units, int64_t inputs, T* to, int64_t row_stride,
+                  int64_t col_stride) {
+  constexpr int P = Panel<A>::width;
+  if constexpr (std::is_same_v<T, A>) {
+    if (col_stride == 1 && units == P && inputs == P) return transpose(P, from, P, to, row_stride);
+  }
+  for (int64_t o = 0; o < units; ++o)
+    for (int64_t i = 0; i < inputs; ++i)
+      to[o * row_stride + i * col_stride] = static_cast<T>(from[i * P + o]);
+}
 
-// packed[(o / P)][i][o % P] = from[o, i] for the panels of `range`, zero beyond O.
+// f(o, i, units, inputs, place in the packed weights) for each block of the panels of `range`.
+template <class A, class F>
+void for_each_block(int64_t I, int64_t O, Range range, const F& f) {
+  constexpr int P = Panel<A>::width;
+  for (int64_t p = range.begin; p < range.end; ++p)
+    for (int64_t i = 0; i < I; i += P)
+      f(p * P, i, std::min<int64_t>(P, O - p * P), std::min<int64_t>(P, I - i), (p * I + i) * P);
+}
+
+// packed[o / P][i][o % P] = from[o, i] for the panels of `range`, zero beyond O; and the way back.
 template <class T, class A>
 void pack_panels(const T* from, int64_t row_stride, int64_t col_stride, int64_t I, int64_t O,
                  Range range, A* packed) {
-  constexpr int P = Panel<A>::width;
-  A block[P * P];
-  for (int64_t p = range.begin; p < range.end; ++p) {
-    const int64_t units = std::min<int64_t>(P, O - p * P);
-    for (int64_t i0 = 0; i0 < I; i0 += P) {
-      const int64_t count = std::min<int64_t>(P, I - i0);
-      A* to = packed + (p * I + i0) * P;
-      if (count < P || units < P) std::memset(block, 0, sizeof(block));
-      for (int64_t o = 0; o < units; ++o) {
-        const T* row = from + (p * P + o) * row_stride + i0 * col_stride;
-        for (int64_t i = 0; i < count; ++i) block[o * P + i] = static_cast<A>(row[i * col_stride]);
-      }
-      if (count == P) {
-        transpose(P, block, P, to, P);
-      } else {
-        for (int64_t i = 0; i < count; ++i)
-          for (int64_t o = 0; o < P; ++o) to[i * P + o] = block[o * P + i];
-      }
-    }
-  }
+  for_each_block<A>(I, O, range,
+                    [&](int64_t o, int64_t i, int64_t units, int64_t inputs, int64_t at) {
+                      pack_block(from + o * row_stride + i * col_stride, row_stride, col_stride,
+                                 units, inputs, packed + at);
+                    });
 }
-
-// The way back.
 template <class T, class A>
 void unpack_panels(const A* packed, int64_t I, int64_t O, Range range, T* to, int64_t row_stride,
                    int64_t col_stride) {
-  constexpr int P = Panel<A>::width;
-  A block[P * P];
-  for (int64_t p = range.begin; p < range.end; ++p) {
-    const int64_t units = std::min<int64_t>(P, O - p * P);
-    for (int64_t i0 = 0; i0 < I; i0 += P) {
-      const int64_t count = std::min<int64_t>(P, I - i0);
-      const A* from = packed + (p * I + i0) * P;
-      if (count == P) {
-        transpose(P, from, P, block, P);
-      } else {
-        for (int64_t i = 0; i < count; ++i)
-          for (int64_t o = 0; o < P; ++o) block[o * P + i] = from[i * P + o];
-      }
-      for (int64_t o = 0; o < units; ++o) {
-        T* row = to + (p * P + o) * row_stride + i0 * col_stride;
-        for (int64_t i = 0; i < count; ++i) row[i * col_stride] = static_cast<T>(block[o * P + i]);
-      }
-    }
-  }
+  for_each_block<A>(I, O, range,
+                    [&](int64_t o, int64_t i, int64_t units, int64_t inputs, int64_t at) {
+                      unpack_block(packed + at, units, inputs, to + o * row_stride + i * col_stride,
+                                   row_stride, col_stride);
+                    });
 }

@@ -17,9 +17,11 @@ double loss_norm(const MlpArgs& args, const int64_t* order, int64_t B, int64_t C
   return norm;
 }
 
-// x[c] <- dC/dx[c] for one sample's outputs x[0..C) and target t; its part of the loss.
+// x[c] <- dC/dx[c] for one sample's outputs x[0..C) and target t; its part of the loss. p: room for
+// C.
 template <class T>
-double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t C, acc_t<T>* x) {
+double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t C, acc_t<T>* x,
+                            acc_t<T>* p) {
   using A = acc_t<T>;
   if (t == args.ignore_index) {
     std::fill(x, x + C, A(0));
@@ -29,14 +31,10 @@ double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t
   const A smoothing = static_cast<A>(args.label_smoothing);
   A m = x[0];
   for (int64_t c = 1; c < C; ++c) m = x[c] > m || x[c] != x[c] ? x[c] : m;
-  A ties = 0, rest = 0;
-  for (int64_t c = 0; c < C; ++c) {
-    if (x[c] == m)
-      ties += 1;
-    else
-      rest += std::exp(x[c] - m);
-  }
-  const A l = static_cast<A>(log_sum_exp(m, ties, rest));
+  for_each_lanes<A>(0, C, [&](auto lanes) { lanes.store(p, exp(lanes.load(x) - m)); });
+  double ties = 0, rest = 0;
+  for (int64_t c = 0; c < C; ++c) (x[c] == m ? ties : rest) += static_cast<double>(p[c]);
+  const A l = static_cast<A>(log_sum_exp(static_cast<double>(m), ties, rest));
   const auto q = [&](int64_t c) {
     return smoothed_target(A(c == t), w ? static_cast<A>(w[c]) : A(1), smoothing,
                            static_cast<A>(C));
@@ -48,8 +46,10 @@ double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t
     a += qc;
     if (qc != A(0)) loss -= static_cast<double>(qc * log_probability(x[c], m, l));
   }
+  for_each_lanes<A>(0, C,
+                    [&](auto lanes) { lanes.store(p, exp(log_probability(lanes.load(x), m, l))); });
   const A g = static_cast<A>(1 / norm);
-  for (int64_t c = 0; c < C; ++c) x[c] = g * (a * std::exp(log_probability(x[c], m, l)) - q(c));
+  for (int64_t c = 0; c < C; ++c) x[c] = g * (a * p[c] - q(c));
   return loss;
 }
 

@@ -87,11 +87,13 @@ struct Tile {
     }
   }
 
-  GDEXT_INLINE void add(const Tile& other) {
+  // sum[r] += what store() left in `from`
+  GDEXT_INLINE void add(A* const (&from)[kPanels]) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < vectors; ++v) sum[r][v] += other.sum[r][v];
+      for (int v = 0; v < vectors; ++v)
+        sum[r][v] += V::load(from[v / kMicroVectors] + r * P + v % kMicroVectors * V::width);
     }
   }
 
@@ -108,87 +110,84 @@ struct Tile {
   }
 };
 
-// z[p][b][:] = sum_k x[b,k] w[p][row(k)][:], then epilogue(p, b, count, &z[p][b][0]) for each
-// finished run of `count` samples.
-template <class A, int kRows, int kPanels, bool kListed, class Epilogue>
-void forward_tile(const Input<A>& in, const A* w, int64_t I, int64_t p0, int64_t b0, A* z,
-                  const Epilogue& epilogue) {
+// z[p][b][:] (+)= sum_k x[b,k] w[p][row(k)][:] over the block of kDepth columns from k0 on, for
+// kRows samples from b0 on and kPanels panels from p0 on; `add`: to what is there.
+template <class A, int kRows, int kPanels, bool kListed>
+void forward_tile(const Input<A>& in, const A* w, int64_t I, int64_t p0, int64_t b0, int64_t k0,
+                  A* z) {
   constexpr int P = Panel<A>::width;
+  Tile<A, kRows, kPanels> tile;
+  for (int64_t k = k0; k < std::min(in.K, k0 + kDepth); k += P) {
+    const A* panel[kPanels];
+    for (int p = 0; p < kPanels; ++p) panel[p] = w + ((p0 + p) * I + (kListed ? 0 : k)) * P;
+    tile.template multiply<kListed>(std::min<int64_t>(P, in.K - k), in.x + (k / P * in.B + b0) * P,
+                                    P, 1, panel, in.rows + k);
+  }
   A* to[kPanels];
   for (int p = 0; p < kPanels; ++p) to[p] = z + ((p0 + p) * in.B + b0) * P;
-  for (int64_t block = 0; block < in.K || block == 0; block += kDepth) {
-    Tile<A, kRows, kPanels> tile;
-    for (int64_t k = block; k < std::min(in.K, block + kDepth); k += P) {
-      const A* panel[kPanels];
-      for (int p = 0; p < kPanels; ++p) panel[p] = w + ((p0 + p) * I + (kListed ? 0 : k)) * P;
-      tile.template multiply<kListed>(std::min<int64_t>(P, in.K - k),
-                                      in.x + (k / P * in.B + b0) * P, P, 1, panel, in.rows + k);
-    }
-    tile.store(to, block > 0);
-  }
-  for (int p = 0; p < kPanels; ++p) epilogue(p0 + p, b0, kRows, to[p]);
+  tile.store(to, k0 > 0);
 }
 
+// z = x w^T for `samples` and `panels`; epilogue(p, b, count, &z[p][b][0]) for each finished run of
+// samples. A block of a panel stays in the first-level cache while the samples pass by it, and a
+// block of samples in the second while the panels do.
 template <class A, class Epilogue>
 void forward_product(const Input<A>& in, const A* w, int64_t I, Range samples, Range panels, A* z,
                      const Epilogue& epilogue) {
-  // So many samples that their inputs stay in the second-level cache while the panels pass by.
   constexpr int64_t kSamples = 16 * kMicroRows;
+  constexpr int kMost = panels_of_tile(1);
   for (int64_t b = samples.begin; b < samples.end; b += kSamples) {
     const int64_t end = std::min(samples.end, b + kSamples);
-    constexpr int kMost = panels_of_tile(1);
-    for (int64_t p = panels.begin; p < panels.end;) {
-      int64_t taken = 1;
-      for_each_tile(b, end, [&](int64_t b0, auto rows) {
-        constexpr int R = rows.value, N = std::min(kMost, panels_of_tile(R));
-        const bool several = end - b == R && panels.end - p >= N;
-        taken = several ? N : 1;
-        if (several && in.rows)
-          forward_tile<A, R, N, true>(in, w, I, p, b0, z, epilogue);
-        else if (several)
-          forward_tile<A, R, N, false>(in, w, I, p, b0, z, epilogue);
-        else if (in.rows)
-          forward_tile<A, R, 1, true>(in, w, I, p, b0, z, epilogue);
-        else
-          forward_tile<A, R, 1, false>(in, w, I, p, b0, z, epilogue);
-      });
-      p += taken;
+    for (int64_t p = panels.begin, taken; p < panels.end; p += taken) {
+      taken = 1;
+      for (int64_t k = 0; k < in.K || k == 0; k += kDepth) {
+        for_each_tile(b, end, [&](int64_t b0, auto rows) {
+          constexpr int R = rows.value, N = std::min(kMost, panels_of_tile(R));
+          const bool several = end - b == R && panels.end - p >= N;
+          taken = several ? N : 1;
+          if (several && in.rows)
+            forward_tile<A, R, N, true>(in, w, I, p, b0, k, z);
+          else if (several)
+            forward_tile<A, R, N, false>(in, w, I, p, b0, k, z);
+          else if (in.rows)
+            forward_tile<A, R, 1, true>(in, w, I, p, b0, k, z);
+          else
+            forward_tile<A, R, 1, false>(in, w, I, p, b0, k, z);
+        });
+      }
+      for (int64_t done = p; done < p + taken; ++done)
+        epilogue(done, b, end - b, z + (done * in.B + b) * Panel<A>::width);
     }
   }
 }
 
 // dw[p][row(k)][:] = sum_b x[b,k] dz[p][b][:] for k in `columns`, handed row by row to
-// update(p, row, sums), sums one Panel of vectors.
-template <class A, int kRows, class Update>
-void weight_gradient_tile(const Input<A>& in, const A* dz, int64_t p, int64_t k0,
-                          const Update& update) {
-  constexpr int P = Panel<A>::width;
-  const A* x = in.x + k0 / P * in.B * P + k0 % P;
-  const auto block_sums = [&](int64_t b, int64_t end) {
-    Tile<A, kRows, 1> tile;
-    const A* const panel[1] = {dz + (p * in.B + b) * P};
-    tile.template multiply<false>(end - b, x + b * P, 1, P, panel, nullptr);
-    return tile;
-  };
-  Tile<A, kRows, 1> total = block_sums(0, std::min(kDepth, in.B));
-  for (int64_t b = kDepth; b < in.B; b += kDepth)
-    total.add(block_sums(b, std::min(b + kDepth, in.B)));
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) update(p, in.row(k0 + r), total.sum[r]);
-}
-
+// update(p, row, sums), sums one Panel of vectors. Long batches are taken in blocks, of which the
+// panel of x and that of dz stay in the first-level cache for the tiles of a panel of x.
 template <class A, class Update>
 void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panels,
                      const Update& update) {
   constexpr int P = Panel<A>::width;
+  constexpr int64_t kSamples = 128;
+  alignas(64) A sums[P * P];
   for (int64_t p = panels.begin; p < panels.end; ++p) {
-    for (int64_t k = columns.begin; k < columns.end;) {
-      const int64_t end =
-          std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
-      for_each_tile(k, end, [&](int64_t k0, auto rows) {
-        weight_gradient_tile<A, rows.value>(in, dz, p, k0, update);
-      });
-      k = end;
+    for (int64_t k = columns.begin, end; k < columns.end; k = end) {
+      end = std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
+      for (int64_t b = 0; b < in.B; b += kSamples) {
+        const int64_t depth = std::min(kSamples, in.B - b);
+        const A* const panel[1] = {dz + (p * in.B + b) * P};
+        const bool last = b + depth == in.B;
+        for_each_tile(k, end, [&](int64_t k0, auto rows) {
+          Tile<A, rows.value, 1> tile;
+          tile.template multiply<false>(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel,
+                                        nullptr);
+          A* const to[1] = {sums + (k0 - k) * P};
+          if (!last) return tile.store(to, b > 0);
+          if (b > 0) tile.add(to);
+#pragma GCC unroll 16
+          for (int r = 0; r < rows.value; ++r) update(p, in.row(k0 + r), tile.sum[r]);
+        });
+      }
     }
   }
 }

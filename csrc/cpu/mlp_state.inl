@@ -61,7 +61,7 @@ struct MlpState {
     int64_t* order;               // [B]
     A* dzt;                       // [B/P][O][P] of the widest share of a layer
     A* dy;                        // [widest share of units/P][kSmallBatch][P]
-    A* row;                       // [O of the last layer, whole panels]
+    A *row, *probabilities;       // [O of the last layer, whole panels]
     double loss;
   };
 
@@ -128,6 +128,7 @@ struct MlpState {
       own.dzt = work.take<A>(B > kSmallBatch ? sample_panels * widest_share * P * P : 0);
       own.dy = work.take<A>(widest_own * small * P);
       own.row = work.take<A>(layers[args.L - 1].panels * P);
+      own.probabilities = work.take<A>(layers[args.L - 1].panels * P);
     }
     sizes = {keep.used(), work.used()};
   }

@@ -51,6 +51,13 @@ Sums sum_over(int64_t n, double* workspace, const F& f, int64_t grain = kElement
   return {first, second};
 }
 
+// f(Whole or Part) over [0, n) (lanes.inl).
+template <class A, class F>
+void for_all_lanes(int64_t n, const F& f) {
+  parallel_for(0, n, kElementwiseGrain,
+               [&](int64_t begin, int64_t end) { for_each_lanes<A>(begin, end, f); });
+}
+
 template <class F>
 void for_each_element(int64_t n, const F& f, int64_t grain = kElementwiseGrain) {
   parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {

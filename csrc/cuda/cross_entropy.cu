@@ -7,8 +7,8 @@
 #include <cstdio>
 #include <type_traits>
 
-#include "common/loss.h"
 #include "contract/cross_entropy.h"
+#include "cuda/formulas.cuh"
 #include "cuda/reduce.cuh"
 
 namespace gdext::cuda {
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     ties = G::reduce(ties, Sum{});
     rest = G::reduce(rest, Sum{});
-    const A l = static_cast<A>(log_sum_exp(m, ties, rest));
+    const A l = static_cast<A>(log_sum_exp<double>(m, ties, rest));
 
     double value = 0;
     if (sample.one_hot()) {

@@ -1,5 +1,6 @@
 // linear on CUDA (contract/linear.h).
 #include "contract/linear.h"
+#include "cuda/formulas.cuh"
 #include "cuda/gemm.cuh"
 
 namespace gdext::cuda {
@@ -9,21 +10,21 @@ namespace {
 template <class A>
 __device__ A activate(Activation activation, A z) {
   A y = z;
-  with_activation(activation, [&](auto tag) { y = gdext::activate<decltype(tag)::value>(z); });
+  with_activation(activation, [&](auto tag) { y = cuda::activate<decltype(tag)::value>(z); });
   return y;
 }
 template <class A>
 __device__ A activation_backward(Activation activation, A dy, A s) {
   A dz = A(0);
   with_activation(activation,
-                  [&](auto tag) { dz = gdext::activation_backward<decltype(tag)::value>(dy, s); });
+                  [&](auto tag) { dz = cuda::activation_backward<decltype(tag)::value>(dy, s); });
   return dz;
 }
 template <class A>
 __device__ A activation_gz(Activation activation, A q, A dy, A s) {
   A gz = A(0);
   with_activation(activation,
-                  [&](auto tag) { gz = gdext::activation_gz<decltype(tag)::value>(q, dy, s); });
+                  [&](auto tag) { gz = cuda::activation_gz<decltype(tag)::value>(q, dy, s); });
   return gz;
 }
 

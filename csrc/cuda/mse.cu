@@ -1,6 +1,6 @@
 // mse on CUDA (contract/mse.h).
-#include "common/loss.h"
 #include "contract/mse.h"
+#include "cuda/formulas.cuh"
 #include "cuda/reduce.cuh"
 
 namespace gdext::cuda {

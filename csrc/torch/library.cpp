@@ -9,11 +9,18 @@
 
 namespace {
 
+#if defined(__clang__)
+constexpr const char* kCompiler = __VERSION__;  // "Clang 18.1.3", perhaps with a vendor before it
+#else
+constexpr const char* kCompiler = "GCC " __VERSION__;
+#endif
+
 // torch.ops.gdext._build_config(): what gdext.build_info() reports, as JSON.
 std::string build_config() {
   return gdext::message(
       "{\"version\": \"", GDEXT_VERSION, "\", \"built_with_torch\": \"", GDEXT_BUILT_WITH_TORCH,
-      "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION, "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS,
+      "\", \"compiler\": \"", kCompiler, "\", \"cuda_version\": \"", GDEXT_CUDA_VERSION,
+      "\", \"cuda_archs\": \"", GDEXT_CUDA_ARCHS,
       "\", \"torch_has_cuda\": ", gdext::torch_has_cuda() ? "true" : "false", "}");
 }
 
@@ -32,6 +39,7 @@ void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("cross_entropy_backward", TORCH_BOX(&cross_entropy_backward));
   m.impl("cross_entropy_double_backward", TORCH_BOX(&cross_entropy_double_backward));
   m.impl("sgd_", TORCH_BOX(&sgd_));
+  m.impl("mlp_", TORCH_BOX(&mlp_));
 }
 
 }  // namespace
@@ -68,19 +76,33 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       " float label_smoothing, bool want_gt) -> (Tensor gdy, Tensor gx, Tensor gt)");
   m.def(
       "sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, bool[] first,"
-      " *, float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay,"
-      " bool nesterov, bool maximize, Tensor? grad_scale, Tensor? found_inf,"
-      " bool check_only=False) -> ()");
+      " float lr, float momentum, float dampening, float weight_decay, bool nesterov=False,"
+      " bool maximize=False, Tensor? lr_tensor=None, Tensor? grad_scale=None,"
+      " Tensor? found_inf=None, bool check_only=False) -> ()");
+  m.def(
+      "mlp_(Tensor(a!)[] params, Tensor(b!)[] momentum_buffers, bool[] first, bool[] biases,"
+      " int[] activations, int[] groups, float[] options, Tensor inputs, Tensor targets,"
+      " Tensor? order, int batch_size, Tensor? lr, *, float input_scale, float input_shift,"
+      " int loss, int reduction, Tensor? class_weight, int ignore_index, float label_smoothing,"
+      " Tensor(c!) workspace, Tensor(d!) losses, Tensor(e!) done, float seconds) -> int");
   m.def("_build_config() -> str");
   m.def("_cpu_isas() -> str");
   m.def("_cpu_isa_in_use() -> str");
+  m.def("_fma_peak(ScalarType dtype, float seconds) -> float");
+  m.def("_bandwidth(int bytes, float seconds) -> float");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gdext, CompositeExplicitAutograd, m) {
   m.impl("_build_config", TORCH_BOX(&build_config));
   m.impl("_cpu_isas", TORCH_BOX(&cpu_isas));
   m.impl("_cpu_isa_in_use", TORCH_BOX(&cpu_isa_in_use));
+  m.impl("_fma_peak", TORCH_BOX(&gdext::fma_peak));
+  m.impl("_bandwidth", TORCH_BOX(&gdext::bandwidth));
 }
+
+// Not left to autograd's fallback, which would refuse to have parameters written to where gradients
+// are enabled: to a step they are what an optimizer's are.
+STABLE_TORCH_LIBRARY_IMPL(gdext, Autograd, m) { m.impl("mlp_", TORCH_BOX(&gdext::mlp_)); }
 
 STABLE_TORCH_LIBRARY_IMPL(gdext, CPU, m) { register_kernels(m); }
 STABLE_TORCH_LIBRARY_IMPL(gdext, CUDA, m) { register_kernels(m); }

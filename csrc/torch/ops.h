@@ -1,9 +1,11 @@
 // The ops that library.cpp registers, one .cpp each (linear.cpp, mse.cpp, cross_entropy.cpp,
-// sgd.cpp). What they compute stands in csrc/contract; the schemas in library.cpp.
+// sgd.cpp, mlp.cpp, peak.cpp). What they compute stands in csrc/contract; the schemas in
+// library.cpp.
 #pragma once
 #include <tuple>
 
 #include "torch/checks.h"
+#include "torch/tensor_list.h"
 
 namespace gdext {
 
@@ -35,10 +37,26 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
     Tensor stats, Tensor norm, int64_t reduction, int64_t ignore_index, double label_smoothing,
     bool want_gt);
 
-void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
-          const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
-          const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
-          bool nesterov, bool maximize, const OptionalTensor& grad_scale,
-          const OptionalTensor& found_inf, bool check_only);
+void sgd_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers,
+          const std::vector<bool>& first, double lr, double momentum, double dampening,
+          double weight_decay, bool nesterov, bool maximize, const OptionalTensor& lr_tensor,
+          const OptionalTensor& grad_scale, const OptionalTensor& found_inf, bool check_only);
+
+// Takes steps from `done` on until all are taken or `seconds` have passed, and adds their number to
+// `done`. Returns the bytes of workspace that this wants: where `workspace` has fewer, nothing was
+// done. params: for each layer its weight [O,I] and, where `biases` says so, bias [O]; groups: the
+// group of each; options: MlpGroup's five numbers for each group and its lr; lr: [steps, groups] in
+// its place; momentum_buffers: one for each of params whose group has momentum, `first` likewise.
+int64_t mlp_(const std::vector<Tensor>& params, const std::vector<Tensor>& momentum_buffers,
+             const std::vector<bool>& first, const std::vector<bool>& biases,
+             const std::vector<int64_t>& activations, const std::vector<int64_t>& groups,
+             const std::vector<double>& options, Tensor inputs, Tensor targets,
+             const OptionalTensor& order, int64_t batch_size, const OptionalTensor& lr,
+             double input_scale, double input_shift, int64_t loss, int64_t reduction,
+             OptionalTensor class_weight, int64_t ignore_index, double label_smoothing,
+             Tensor workspace, Tensor losses, Tensor done, double seconds);
+
+double fma_peak(ScalarType dtype, double seconds);
+double bandwidth(int64_t bytes, double seconds);
 
 }  // namespace gdext

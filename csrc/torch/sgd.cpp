@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "torch/device.h"
+#include "torch/meta.h"
 #include "torch/ops.h"
 
 namespace gdext {
@@ -12,23 +13,9 @@ namespace gdext {
 namespace {
 
 // "grads[3]"
-std::string at(const char* list, size_t i) { return message(list, '[', i, ']'); }
-
-// What the tensors that one kernel call works on have in common.
-struct Kind {
-  int32_t layout, dtype, device_type, device_index;
-
-  explicit Kind(const Tensor& t) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
-  }
-  bool operator==(const Kind& other) const {
-    return layout == other.layout && dtype == other.dtype && device_type == other.device_type &&
-           device_index == other.device_index;
-  }
-};
+std::string at(const char* list, size_t i) {
+  return std::string(list) + '[' + std::to_string(i) + ']';
+}
 
 void check_number(const char* name, double value) {
   GDEXT_CHECK_VALUE(std::isfinite(value) && value >= 0, name, ": wanted a finite number >= 0, got ",
@@ -52,66 +39,51 @@ void check_one_element(const OptionalTensor& t, const char* name) {
   GDEXT_CHECK(!t || t->numel() == 1, name, ": wanted one element, got shape ", show(t->sizes()));
 }
 
-bool same(Sizes a, Sizes b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+// The DType of the numbers that a parameter is made of: one each, or two where it is complex.
+struct Numbers {
+  DType dtype;
+  int64_t per_element;
 
-void check_beside(const Tensor& t, const char* list, size_t i, const Tensor& p, const Kind& kind) {
-  if (Kind(t) == kind && same(t.sizes(), p.sizes())) return;
-  check_like(t, at(list, i).c_str(), p, at("params", i).c_str());
-  check_shape(t, at(list, i).c_str(), p.sizes(), message("that of params[", i, ']').c_str());
+  Numbers(const Tensor& p, size_t i) : dtype(DType::f32), per_element(1) {
+    if (p.scalar_type() == ScalarType::ComplexFloat) {
+      per_element = 2;
+    } else if (p.scalar_type() == ScalarType::ComplexDouble) {
+      dtype = DType::f64;
+      per_element = 2;
+    } else {
+      dtype = check_floating(p, at("params", i).c_str());
+    }
+  }
+};
+
+// list[i] is of the kind and shape of params[i].
+void check_beside(const Meta& t, const TensorList& list, const char* name, size_t i, const Meta& p,
+                  const TensorList& params) {
+  if (t.is_kind_of(p) && t.has_shape_of(p)) return;
+  const Tensor like = params.tensor(i);
+  check_like(list.tensor(i), at(name, i).c_str(), like, at("params", i).c_str());
+  check_shape(list.tensor(i), at(name, i).c_str(), like.sizes(),
+              message("that of params[", i, ']').c_str());
 }
 
-void check_writable(const Tensor& t, const char* list, size_t i) {
-  if (t.is_contiguous()) return;
-  const Sizes sizes = t.sizes(), strides = t.strides();
-  for (size_t d = 0; d < sizes.size(); ++d) {
-    GDEXT_CHECK(sizes[d] <= 1 || strides[d] != 0, at(list, i),
+void check_writable(const Meta& t, const char* list, size_t i) {
+  if (t.contiguous) return;
+  for (size_t d = 0; d < t.sizes.size(); ++d) {
+    GDEXT_CHECK(t.sizes[d] <= 1 || t.strides[d] != 0, at(list, i),
                 ": wanted every element at an address of its own, got an expanded tensor of shape ",
-                show(sizes), " with strides ", show(strides));
+                show(t.sizes), " with strides ", show(t.strides));
   }
 }
 
-// Whether the elements fill [data, data + numel), in any order.
-bool is_dense(const Tensor& t) {
-  if (t.is_contiguous()) return true;
-  const Sizes sizes = t.sizes(), strides = t.strides();
-  std::vector<size_t> dims;
-  for (size_t d = 0; d < sizes.size(); ++d) {
-    if (sizes[d] != 1) dims.push_back(d);
-  }
-  std::sort(dims.begin(), dims.end(), [&](size_t a, size_t b) { return strides[a] < strides[b]; });
-  int64_t expected = 1;
-  for (const size_t d : dims) {
-    if (strides[d] != expected) return false;
-    expected *= sizes[d];
-  }
-  return true;
-}
-
-// Whether a and b, of one shape, have their elements in the same places.
-bool same_places(const Tensor& a, const Tensor& b) {
-  if (a.is_contiguous() && b.is_contiguous()) return true;
-  const Sizes sizes = a.sizes(), left = a.strides(), right = b.strides();
-  for (size_t d = 0; d < sizes.size(); ++d) {
-    if (sizes[d] > 1 && left[d] != right[d]) return false;
-  }
-  return true;
-}
+// The memory of params[i].
+struct Span {
+  const char* begin;
+  const char* end;
+  size_t i;
+};
 
 // Parameters that share memory would be updated in an order that nobody chose.
-void check_apart(const std::vector<Tensor>& params) {
-  struct Span {
-    const char* begin;
-    const char* end;
-    size_t i;
-  };
-  std::vector<Span> spans;
-  spans.reserve(params.size());
-  for (size_t i = 0; i < params.size(); ++i) {
-    if (!is_dense(params[i])) continue;  // its span holds others' elements too: nothing can be said
-    const auto* begin = static_cast<const char*>(data(params[i]));
-    const int64_t bytes = params[i].numel() * static_cast<int64_t>(params[i].element_size());
-    if (bytes) spans.push_back({begin, begin + bytes, i});
-  }
+void check_apart(std::vector<Span>& spans) {
   std::sort(spans.begin(), spans.end(),
             [](const Span& a, const Span& b) { return a.begin < b.begin; });
   for (size_t s = 1; s < spans.size(); ++s) {
@@ -163,20 +135,26 @@ class NoGrad {
 
 // The tensors of one dtype on one device: one kernel call.
 struct Group {
-  Kind kind;
-  DType dtype;
-  const Tensor* like;
+  Meta first;
+  Tensor like;
+  Numbers numbers;
   std::vector<SgdTensor> tensors;
   OptionalTensor lr, grad_scale, found_inf;  // on the device, in the kernel's dtype
 };
 
-size_t group_of(const Tensor& p, size_t i, const Kind& kind, std::vector<Group>& groups) {
+size_t group_of(const Meta& p, size_t i, const TensorList& params, std::vector<Group>& groups) {
   for (size_t g = 0; g < groups.size(); ++g) {
-    if (groups[g].kind == kind) return g;
+    if (groups[g].first.is_kind_of(p)) return g;
   }
-  groups.push_back({kind, check_floating(p, at("params", i).c_str()), &p, {}, {}, {}, {}});
+  const Tensor like = params.tensor(i);
+  groups.push_back({p, like, Numbers(like, i), {}, {}, {}, {}});
   return groups.size() - 1;
 }
+
+// groups[group].tensors[position], where params[i] or what goes with it needs a copy.
+struct Irregular {
+  size_t i, group, position;
+};
 
 // A number in `dtype` on the device of `like`.
 Tensor number_on(const Tensor& t, ScalarType dtype, const Tensor& like) {
@@ -192,39 +170,54 @@ double read_number(const Tensor& t) {
 
 }  // namespace
 
-void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
-          const std::vector<Tensor>& momentum_buffers, const std::vector<bool>& first, double lr,
-          const OptionalTensor& lr_tensor, double momentum, double dampening, double weight_decay,
-          bool nesterov, bool maximize, const OptionalTensor& grad_scale,
-          const OptionalTensor& found_inf, bool check_only) {
+void sgd_(const TensorList& params, const TensorList& grads, const TensorList& momentum_buffers,
+          const std::vector<bool>& first, double lr, double momentum, double dampening,
+          double weight_decay, bool nesterov, bool maximize, const OptionalTensor& lr_tensor,
+          const OptionalTensor& grad_scale, const OptionalTensor& found_inf, bool check_only) {
   const size_t count = params.size(), buffers = momentum != 0 ? count : 0;
   check_options(momentum, dampening, weight_decay, nesterov);
   const char* per_param = "one for each of params";
   const char* per_buffer = momentum != 0 ? per_param : "momentum is 0";
   check_length("grads", grads.size(), count, per_param);
   check_length("momentum_buffers", momentum_buffers.size(), buffers, per_buffer);
-  check_length("first", first.size(), buffers, per_buffer);
+  if (!first.empty()) check_length("first", first.size(), buffers, per_buffer);
   check_one_element(lr_tensor, "lr_tensor");
   check_one_element(grad_scale, "grad_scale");
   check_one_element(found_inf, "found_inf");
 
   std::vector<Group> groups;
-  std::vector<size_t> owner(count);  // the group of each parameter
+  std::vector<Span> spans;
+  std::vector<Irregular> irregulars;
+  spans.reserve(count);
   for (size_t i = 0; i < count; ++i) {
-    const Kind kind(params[i]);
-    owner[i] = group_of(params[i], i, kind, groups);
-    check_writable(params[i], "params", i);
-    check_beside(grads[i], "grads", i, params[i], kind);
-    if (grad_scale) check_writable(grads[i], "grads", i);
-    if (buffers) {
-      check_beside(momentum_buffers[i], "momentum_buffers", i, params[i], kind);
-      check_writable(momentum_buffers[i], "momentum_buffers", i);
+    const Meta p(params[i]), g(grads[i]);
+    const size_t owner = group_of(p, i, params, groups);
+    Group& group = groups[owner];
+    check_writable(p, "params", i);
+    check_beside(g, grads, "grads", i, p, params);
+    if (grad_scale) check_writable(g, "grads", i);
+    bool regular = is_dense(p);
+    SgdTensor tensor{p.written(), grad_scale ? g.written() : const_cast<void*>(g.read()), nullptr,
+                     p.numel * group.numbers.per_element, !first.empty() && first[i]};
+    if (regular && tensor.n) {  // else it spans others' elements too: nothing can be said
+      const char* begin = static_cast<const char*>(tensor.p);
+      spans.push_back({begin, begin + tensor.n * size_of(group.numbers.dtype), i});
     }
+    regular = regular && same_places(g, p);
+    if (buffers) {
+      const Meta m(momentum_buffers[i]);
+      check_beside(m, momentum_buffers, "momentum_buffers", i, p, params);
+      check_writable(m, "momentum_buffers", i);
+      tensor.m = m.written();
+      regular = regular && same_places(m, p);
+    }
+    if (!regular) irregulars.push_back({i, owner, group.tensors.size()});
+    group.tensors.push_back(tensor);
   }
-  check_apart(params);
+  check_apart(spans);
   // A number on the GPU stays there, unread: waiting for it would stall the stream.
   bool lr_on_device = lr_tensor && lr_tensor->is_cuda();
-  for (const Group& group : groups) lr_on_device = lr_on_device && group.like->is_cuda();
+  for (const Group& group : groups) lr_on_device = lr_on_device && group.like.is_cuda();
   if (lr_tensor && !lr_on_device) lr = read_number(*lr_tensor);
   GDEXT_CHECK_VALUE(lr_on_device || std::isfinite(lr), "lr: wanted a finite number, got ", lr);
   // The caller has several lists to update, or none of them.
@@ -232,24 +225,27 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
 
   const NoGrad no_grad;
   Copies copies;
-  for (size_t i = 0; i < count; ++i) {
-    const Tensor p = is_dense(params[i]) ? params[i] : copies.make(params[i], params[i], true);
-    const auto beside = [&](const Tensor& t, bool written) {
-      return same_places(t, p) ? t : copies.make(t, p, written);
+  for (const auto& [i, group, position] : irregulars) {
+    SgdTensor& tensor = groups[group].tensors[position];
+    Tensor p = params.tensor(i);
+    if (!is_dense(Meta(p.get()))) {
+      p = copies.make(p, p, true);
+      tensor.p = p.mutable_data_ptr();
+    }
+    const auto put_beside = [&](const TensorList& list, bool written, void*& data) {
+      if (same_places(Meta(list[i]), Meta(p.get()))) return;
+      data = copies.make(list.tensor(i), p, written).mutable_data_ptr();
     };
-    const Tensor g = beside(grads[i], grad_scale.has_value());
-    groups[owner[i]].tensors.push_back(
-        {p.mutable_data_ptr(), grad_scale ? g.mutable_data_ptr() : const_cast<void*>(data(g)),
-         buffers ? beside(momentum_buffers[i], true).mutable_data_ptr() : nullptr, p.numel(),
-         buffers && first[i]});
+    put_beside(grads, grad_scale.has_value(), tensor.g);
+    if (buffers) put_beside(momentum_buffers, true, tensor.m);
   }
   for (Group& group : groups) {
-    if (lr_on_device) group.lr = number_on(*lr_tensor, ScalarType::Double, *group.like);
-    if (grad_scale) group.grad_scale = number_on(*grad_scale, ScalarType::Float, *group.like);
-    if (found_inf) group.found_inf = number_on(*found_inf, ScalarType::Float, *group.like);
+    if (lr_on_device) group.lr = number_on(*lr_tensor, ScalarType::Double, group.like);
+    if (grad_scale) group.grad_scale = number_on(*grad_scale, ScalarType::Float, group.like);
+    if (found_inf) group.found_inf = number_on(*found_inf, ScalarType::Float, group.like);
   }
   for (const Group& group : groups) {
-    const SgdArgs args{group.dtype,
+    const SgdArgs args{group.numbers.dtype,
                        group.tensors.data(),
                        static_cast<int64_t>(group.tensors.size()),
                        lr,
@@ -261,7 +257,7 @@ void sgd_(const std::vector<Tensor>& params, const std::vector<Tensor>& grads,
                        maximize,
                        static_cast<const float*>(data(group.grad_scale)),
                        static_cast<const float*>(data(group.found_inf))};
-    GDEXT_RUN(*group.like, sgd, args);
+    GDEXT_RUN(group.like, sgd, args);
   }
   copies.write_back();
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gdext._autograd.checks import check_devices
+from gdext._autograd.eager import first_output
 from gdext._autograd.mse import NONE, accumulation_dtype
 from gdext._autograd.twice import BackwardOfBackward
 
@@ -111,7 +112,7 @@ class CrossEntropy(Function):
 
     @staticmethod
     def backward(
-        ctx: Any, dy: Tensor | None, _dstats: None, _dnorm: None
+        ctx: Any, dy: Tensor | None, _dstats: None = None, _dnorm: None = None
     ) -> tuple[Tensor | None, ...]:
         if dy is None:
             return (None,) * 6
@@ -125,6 +126,9 @@ class CrossEntropy(Function):
             )
         need_x, need_t = wanted
         return dx if need_x else None, dt if need_t else None, None, None, None, None
+
+
+cross_entropy = first_output(CrossEntropy)
 
 
 class CrossEntropyBackward(Function):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gdext._autograd.checks import check_devices
+from gdext._autograd.eager import first_output
 from gdext._autograd.twice import BackwardOfBackward
 
 # The order is csrc/common/activation.h's.
@@ -126,17 +127,20 @@ class Linear(Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _dz: None) -> Grads:
+    def backward(ctx: Any, dy: Tensor | None, _dz: None = None) -> Grads:
         if dy is None:
             return None, None, None, None, None
         x, weight, bias, saved = ctx.saved_tensors
-        wanted = list(ctx.needs_input_grad[:3])
+        need_x, need_w, need_b, _, _ = ctx.needs_input_grad
+        wanted = [need_x, need_w, need_b]
         if torch.is_grad_enabled():
-            grads = LinearBackward.apply(dy, saved, x, weight, bias, ctx.activation, wanted)
+            dx, dw, db = LinearBackward.apply(dy, saved, x, weight, bias, ctx.activation, wanted)
         else:  # nothing will differentiate this: spare the node
-            grads = _linear_backward(dy, saved, x, weight, ctx.activation, wanted)
-        dx, dw, db = (grad if want else None for grad, want in zip(grads, wanted, strict=True))
-        return dx, dw, db, None, None
+            dx, dw, db = _linear_backward(dy, saved, x, weight, ctx.activation, wanted)
+        return dx if need_x else None, dw if need_w else None, db if need_b else None, None, None
+
+
+linear = first_output(Linear)
 
 
 class LinearBackward(Function):

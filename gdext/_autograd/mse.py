@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gdext._autograd.checks import check_devices
+from gdext._autograd.eager import first_output
 from gdext._autograd.twice import BackwardOfBackward
 
 NONE = 0
@@ -71,7 +72,7 @@ class Mse(Function):
         ctx.save_for_backward(x, target, weight, norm)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, _dnorm: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, _dnorm: None = None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return None, None, None, None
         need_x, need_t, _, _ = ctx.needs_input_grad
@@ -80,6 +81,9 @@ class Mse(Function):
         else:  # nothing will differentiate this: spare the node
             dx = _mse_backward(dy, *ctx.saved_tensors)
         return dx if need_x else None, -dx if need_t else None, None, None
+
+
+mse = first_output(Mse)
 
 
 class MseBackward(Function):

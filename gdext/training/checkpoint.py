@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from gdext.training.engine import Engine
 from gdext.training.options import DEFAULTS, UsageError
 from gdext.training.output import write_atomically
 
-FORMAT = "gdext MNIST run, version 1"
-PARTS = {"options", "samples", "model", "optimizer", "scheduler", "position"}
+FORMAT = "gdext MNIST run, version 2"
+PARTS = {"options", "samples", "model", "optimizer", "position"}
 
 
 @dataclass
@@ -42,7 +41,6 @@ def save(
     options: dict[str, Any],
     samples: int,
     engine: Engine,
-    scheduler: LRScheduler,
     position: Position,
 ) -> None:
     content = {
@@ -51,7 +49,6 @@ def save(
         "samples": samples,
         "model": engine.model.state_dict(),
         "optimizer": engine.optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
         "position": asdict(position),
     }
     write_atomically(path, lambda file: torch.save(content, file))
@@ -89,10 +86,8 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def restore(
-    content: dict[str, Any], samples: int, engine: Engine, scheduler: LRScheduler
-) -> Position:
-    """Puts a loaded checkpoint's state into `engine` and `scheduler`.
+def restore(content: dict[str, Any], samples: int, engine: Engine) -> Position:
+    """Puts a loaded checkpoint's state into `engine`.
 
     Raises:
         UsageError: the checkpoint was made on another number of training samples, or its parts
@@ -106,7 +101,6 @@ def restore(
     try:
         engine.model.load_state_dict(content["model"])
         engine.optimizer.load_state_dict(content["optimizer"])
-        scheduler.load_state_dict(content["scheduler"])
         return Position(**content["position"])
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())

@@ -47,26 +47,27 @@ def _run(arguments: Sequence[str] | None, stack: ExitStack) -> int:
     saved = checkpoint.load(resumed) if resumed is not None else None
     chosen = options.complete(given, saved["options"] if saved else None)
     device = _device(chosen.device)
+    if chosen.engine == "fused" and device.type != "cpu":
+        raise UsageError(f"--engine fused: runs on the CPU alone, and --device is {device.type}")
     folder = output.choose_folder(given.get("out"), resumed)
     stack.enter_context(output.locked(folder))
     data = dataset.load(chosen, device)
     samples = len(data.train.labels)
     batch_size = samples if chosen.batch_size == "full" else chosen.batch_size
     trainer = engine.build(chosen, device)
-    scheduler = engine.SCHEDULES[chosen.schedule](trainer.optimizer, chosen.epochs)
     if saved is not None:
-        position = checkpoint.restore(saved, samples, trainer, scheduler)
+        position = checkpoint.restore(saved, samples, trainer)
     else:
         position = Position(order_state=torch.Generator().manual_seed(chosen.seed).get_state())
     report = Report(folder, chosen.epochs, samples, position.history)
-    print(_headline(chosen, data, device, folder), flush=True)
+    print(_headline(chosen, trainer.name, data, device, folder), flush=True)
     if position.epoch or position.step:
         print(f"resuming after epoch {position.epoch}, step {position.step}", flush=True)
 
     path = folder / output.CHECKPOINT
 
     def save() -> None:
-        checkpoint.save(path, options.to_save(chosen), samples, trainer, scheduler, position)
+        checkpoint.save(path, options.to_save(chosen), samples, trainer, position)
 
     def end_epoch(row: dict[str, float]) -> None:
         save()  # first: the report fails where stdout is a closed pipe
@@ -79,11 +80,12 @@ def _run(arguments: Sequence[str] | None, stack: ExitStack) -> int:
         with loop.StopSignal() as stop:
             outcome = loop.train(
                 trainer,
-                scheduler,
                 data,
                 position,
                 batch_size=batch_size,
                 epochs=chosen.epochs,
+                lr=chosen.lr,
+                schedule=chosen.schedule,
                 target_accuracy=chosen.target_accuracy,
                 loss=chosen.loss,
                 stop=stop,
@@ -127,12 +129,14 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _headline(chosen: Namespace, data: dataset.Dataset, device: torch.device, folder: Path) -> str:
+def _headline(
+    chosen: Namespace, engine_name: str, data: dataset.Dataset, device: torch.device, folder: Path
+) -> str:
     sizes = "-".join(map(str, [784, *chosen.hidden, 10]))
     return (
         f"{data.source}\n"
         f"{sizes} {chosen.activation}, {chosen.loss}, {len(data.train.labels):,} training images, "
-        f"batch size {chosen.batch_size}; {chosen.engine} engine, {chosen.dtype} on {device}"
+        f"batch size {chosen.batch_size}; {engine_name} engine, {chosen.dtype} on {device}"
         f"{f' with {torch.get_num_threads()} threads' if device.type == 'cpu' else ''}; "
         f"seed {chosen.seed}; into {folder}"
     )

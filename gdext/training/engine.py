@@ -1,22 +1,27 @@
 """The engines: who runs the forward pass, the backward pass and the update.
 
 An engine is a model, its optimizer, and `train`, which takes as many SGD steps as the given order
-of samples has batches. All engines start from the same weights for the same seed, and their
-state_dicts have the same keys ("0.weight", "0.bias", "1.weight", ...), so that a run can change
-engines at a checkpoint.
+of samples has batches. "fused" has them taken by gdext.FusedTrainer, the others by an ordinary loop
+over gdext's layers and over PyTorch's own. All engines start from the same weights for the same
+seed, and their state_dicts have the same keys ("0.weight", "0.bias", "1.weight", ...), so that a
+run can change engines at a checkpoint.
 """
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
+
+if TYPE_CHECKING:
+    from gdext import FusedTrainer
 
 DTYPES = {
     "float32": torch.float32,
@@ -48,32 +53,51 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+# How many steps and samples an engine trains between two looks at the stop signal: enough to keep
+# Python out of its way, and little enough for Ctrl-C to act at once.
+CHUNKS = {"fused": (16384, 16384), "layers": (256, 2048), "torch": (256, 2048)}
+
+
 @dataclass
 class Engine:
-    """Ordinary PyTorch steps over any model, optimizer and loss."""
+    """Steps of SGD: by `trainer` where there is one, else PyTorch's ordinary steps."""
 
+    name: str
     model: nn.Module
     optimizer: torch.optim.Optimizer
     loss: nn.Module
+    trainer: FusedTrainer | None
 
-    def train(self, inputs: Tensor, targets: Tensor, order: Tensor, batch_size: int) -> Tensor:
+    def train(
+        self, inputs: Tensor, targets: Tensor, order: Tensor, batch_size: int, lr: Tensor
+    ) -> Tensor:
         """One SGD step per batch of `order`; the last batch may be short.
 
         Args:
             inputs: [N, I]; targets: int64 [N] (cross entropy) or [N, C] (mse).
             order: int64 [M], the samples to take, M >= 1.
+            lr: float64 [ceil(M / batch_size)], the learning rate of each step.
 
         Returns:
             float64 [ceil(M / batch_size)], each step's mean loss, before its update.
         """
+        if self.trainer is not None:
+            return self.trainer.run(inputs, targets, batch_size, order=order, lr=lr)
         losses = []
-        for batch in order.split(batch_size):
+        for batch, rate in zip(order.split(batch_size), lr.tolist(), strict=True):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
             loss = self.loss(self.model(inputs[batch]), targets[batch])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses).double()
+
+    def chunk(self, batch_size: int) -> int:
+        """The number of steps for one call of `train`."""
+        steps, samples = CHUNKS[self.name]
+        return min(steps, max(1, samples // batch_size))
 
 
 def _layers(sizes: list[int], activation: str, loss: str) -> tuple[nn.Module, type, nn.Module]:
@@ -97,7 +121,14 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
     "cross_entropy": nn.CrossEntropyLoss,
     "mse": nn.MSELoss,
 }
-ENGINES = {"layers": _layers, "torch": _torch}
+ENGINES = {"fused": _layers, "layers": _layers, "torch": _torch}
+
+
+def choose(name: str, device: torch.device) -> str:
+    """The engine that --engine `name` means: "auto" is "fused" on the CPU, elsewhere "layers"."""
+    if name == "auto":
+        return "fused" if device.type == "cpu" else "layers"
+    return name
 
 
 def build(options: Namespace, device: torch.device) -> Engine:
@@ -105,11 +136,12 @@ def build(options: Namespace, device: torch.device) -> Engine:
     a seed means the same network for every engine, device and (up to rounding) dtype.
 
     Raises:
-        ImportError: --engine layers and gdext's extension module cannot be loaded.
+        ImportError: another --engine than torch, and gdext's extension module cannot be loaded.
     """
     torch.manual_seed(options.seed)
+    name = choose(options.engine, device)
     sizes = [28 * 28, *options.hidden, 10]
-    model, sgd, loss = ENGINES[options.engine](sizes, options.activation, options.loss)
+    model, sgd, loss = ENGINES[name](sizes, options.activation, options.loss)
     model.to(device=device, dtype=DTYPES[options.dtype])
     optimizer = sgd(
         model.parameters(),
@@ -118,12 +150,19 @@ def build(options: Namespace, device: torch.device) -> Engine:
         weight_decay=options.weight_decay,
         nesterov=options.nesterov,
     )
-    return Engine(model, optimizer, loss)
+    trainer = None
+    if name == "fused":
+        from gdext import FusedTrainer
+
+        trainer = FusedTrainer(model, optimizer, loss)
+    return Engine(name, model, optimizer, loss, trainer)
 
 
-SCHEDULES: dict[str, Callable[[torch.optim.Optimizer, int], lr_scheduler.LRScheduler]] = {
-    "constant": lambda sgd, epochs: lr_scheduler.ConstantLR(sgd, factor=1.0, total_iters=0),
-    "step": lambda sgd, epochs: lr_scheduler.StepLR(sgd, step_size=-(-epochs // 3), gamma=0.1),
-    "exponential": lambda sgd, epochs: lr_scheduler.ExponentialLR(sgd, gamma=0.01 ** (1 / epochs)),
-    "cosine": lambda sgd, epochs: lr_scheduler.CosineAnnealingLR(sgd, T_max=epochs),
+# The learning rate's factor at t epochs after the start (float64, any shape), of so many epochs.
+SCHEDULES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "constant": lambda t, epochs: torch.ones_like(t),
+    "step": lambda t, epochs: 0.1 ** (t.floor() // -(-epochs // 3)),
+    "exponential": lambda t, epochs: 0.01 ** (t.floor() / epochs),
+    "cosine": lambda t, epochs: (1 + torch.cos(math.pi * t.floor() / epochs)) / 2,
+    "triangle": lambda t, epochs: torch.minimum(5 * t / epochs, 1.25 * (1 - t / epochs)),
 }

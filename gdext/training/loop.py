@@ -13,15 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LRScheduler
 
 from gdext.training.checkpoint import Position
 from gdext.training.dataset import Dataset, Split
-from gdext.training.engine import Engine
-
-# How much is trained between two looks at the stop signal: enough to keep Python out of the
-# engine's way, and little enough for Ctrl-C to act at once.
-CHUNK_STEPS, CHUNK_SAMPLES = 256, 2048
+from gdext.training.engine import SCHEDULES, Engine
 
 
 class Outcome(Enum):
@@ -69,12 +64,13 @@ class Bar(Protocol):
 
 def train(
     engine: Engine,
-    scheduler: LRScheduler,
     data: Dataset,
     position: Position,
     *,
     batch_size: int,
     epochs: int,
+    lr: float,
+    schedule: str,
     target_accuracy: float | None,
     loss: str,
     stop: StopSignal,
@@ -92,7 +88,7 @@ def train(
     """
     count = len(data.train.labels)
     steps_per_epoch = -(-count // batch_size)
-    chunk = min(CHUNK_STEPS, max(1, CHUNK_SAMPLES // batch_size))
+    chunk = engine.chunk(batch_size)
     generator = torch.Generator()
     while True:
         done = position.history[-1]["test_accuracy"] if position.history else 0.0
@@ -102,6 +98,7 @@ def train(
             return Outcome.FINISHED
         generator.set_state(position.order_state)
         order = torch.randperm(count, generator=generator).to(data.train.labels.device)
+        rates = learning_rates(lr, schedule, position.epoch, epochs, steps_per_epoch)
         bar = open_bar(position.epoch + 1, position.step * batch_size)
         try:
             while position.step < steps_per_epoch:
@@ -109,7 +106,13 @@ def train(
                     return Outcome.INTERRUPTED
                 begin = time.perf_counter()
                 part = order[position.step * batch_size :][: chunk * batch_size]
-                losses = engine.train(data.train.inputs, data.train.targets, part, batch_size)
+                losses = engine.train(
+                    data.train.inputs,
+                    data.train.targets,
+                    part,
+                    batch_size,
+                    rates[position.step :][:chunk],
+                )
                 losses = losses.cpu()  # waits for the device
                 position.seconds += time.perf_counter() - begin
                 _require_finite(losses, position)
@@ -119,13 +122,18 @@ def train(
                 bar.update(len(part))
         finally:
             bar.close()
-        row = _metrics(engine, scheduler, data.test, position, count, loss)
-        scheduler.step()
+        row = _metrics(engine, float(rates.mean()), data.test, position, count, loss)
         position.epoch += 1
         position.step, position.loss_sum, position.seconds = 0, 0.0, 0.0
         position.order_state = generator.get_state()
         position.history.append(row)
         end_epoch(row)
+
+
+def learning_rates(lr: float, schedule: str, epoch: int, epochs: int, steps: int) -> Tensor:
+    """float64 [steps], of each step of the epoch numbered from 0."""
+    t = epoch + torch.arange(steps, dtype=torch.float64) / steps
+    return lr * SCHEDULES[schedule](t, epochs)
 
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -143,7 +151,7 @@ def loss_per_sample(outputs: Tensor, labels: Tensor, loss: str) -> Tensor:
 
 def _metrics(
     engine: Engine,
-    scheduler: LRScheduler,
+    lr: float,
     test: Split,
     position: Position,
     count: int,
@@ -158,7 +166,7 @@ def _metrics(
         "train_loss": position.loss_sum / count,
         "test_loss": test_loss,
         "test_accuracy": float((outputs.argmax(dim=1) == labels).double().mean()),
-        "lr": float(scheduler.get_last_lr()[0]),
+        "lr": lr,
         "seconds": position.seconds,
         "samples_per_second": count / position.seconds,
     }

@@ -1,0 +1,305 @@
+// contract/mlp.h for tensors.
+#include "contract/mlp.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "torch/ops.h"
+
+namespace gdext {
+
+namespace {
+
+// With `done` steps done, a call looks at no more samples than these (but for the first one, which
+// checks them all): a run of any length comes back in time and checks each sample twice at most.
+constexpr int64_t kSamplesPerCall = 1 << 20;
+
+constexpr size_t kOptions = 6;  // of a group: MlpGroup's, and lr
+
+std::string at(const char* list, size_t i) { return message(list, '[', i, ']'); }
+
+void check_length(const char* name, size_t got, size_t wanted, const char* why) {
+  GDEXT_CHECK_VALUE(got == wanted, name, ": wanted ", wanted, " elements (", why, "), got ", got);
+}
+
+void check_on_cpu(const Tensor& t, const char* name) {
+  GDEXT_CHECK(t.is_cpu(), name, ": wanted a tensor on cpu (the whole-network step has no kernel ",
+              "for another device), got ", show_device(t));
+}
+
+void check_kind(const Tensor& t, const char* name, ScalarType dtype) {
+  check_on_cpu(t, name);
+  GDEXT_CHECK(t.scalar_type() == dtype, name, ": wanted dtype ", show_dtype(dtype), ", got ",
+              show_dtype(t.scalar_type()));
+}
+
+// The layers and parameter groups, checked against one another.
+class Network {
+ public:
+  std::vector<MlpLayer> layers;
+  std::vector<MlpGroup> groups;
+  std::vector<double> lr;  // of each group
+  DType dtype;
+
+  Network(const std::vector<Tensor>& params, const std::vector<Tensor>& momentum_buffers,
+          const std::vector<bool>& first, const std::vector<bool>& biases,
+          const std::vector<int64_t>& activations, const std::vector<int64_t>& group_of,
+          const std::vector<double>& options)
+      : params_(params), buffers_(momentum_buffers), first_(first), group_of_(group_of) {
+    const size_t L = biases.size();
+    GDEXT_CHECK_VALUE(L > 0, "biases: wanted one for each layer, got none");
+    const size_t count = L + static_cast<size_t>(std::count(biases.begin(), biases.end(), true));
+    check_length("params", params.size(), count, "one for each weight and bias");
+    check_length("activations", activations.size(), L, "one for each layer");
+    check_length("groups", group_of.size(), count, "one for each of params");
+    check_length("first", first.size(), buffers_.size(), "one for each of momentum_buffers");
+    GDEXT_CHECK_VALUE(!options.empty() && options.size() % kOptions == 0, "options: wanted ",
+                      kOptions, " numbers for each group, got ", options.size());
+    for (size_t i = 0; i < options.size(); i += kOptions) {
+      groups.push_back(
+          {options[i], options[i + 1], options[i + 2], options[i + 3] != 0, options[i + 4] != 0});
+      lr.push_back(options[i + 5]);
+    }
+    dtype = check_floating(params[0], "params[0]");
+    check_on_cpu(params[0], "params[0]");
+    for (size_t l = 0; l < L; ++l) {
+      const Tensor& w = params[next_];
+      GDEXT_CHECK(w.dim() == 2 && w.numel() > 0 && (l == 0 || w.size(1) == layers.back().O),
+                  at("params", next_), ": wanted shape [out_features, ",
+                  l ? std::to_string(layers.back().O) : "in_features", "], no size of 0, got ",
+                  show(w.sizes()));
+      MlpLayer layer{};
+      layer.O = w.size(0);
+      layer.I = w.size(1);
+      layer.activation = check_activation(activations[l]);
+      layer.w = next_parameter();
+      if (biases[l]) {
+        const Tensor& b = params[next_];
+        GDEXT_CHECK(b.dim() == 1 && b.numel() == layer.O, at("params", next_), ": wanted shape [",
+                    layer.O, "] (out_features of its weight), got ", show(b.sizes()));
+        layer.b = next_parameter();
+      }
+      layers.push_back(layer);
+    }
+    check_length("momentum_buffers", buffers_.size(), next_buffer_,
+                 "those of groups with momentum");
+  }
+
+ private:
+  const std::vector<Tensor>& params_;
+  const std::vector<Tensor>& buffers_;
+  const std::vector<bool>& first_;
+  const std::vector<int64_t>& group_of_;
+  size_t next_ = 0, next_buffer_ = 0;
+
+  MlpParameter next_parameter() {
+    const size_t i = next_++;
+    const Tensor& p = params_[i];
+    check_beside(p, "params", i, params_[0]);
+    const int64_t group = group_of_[i];
+    GDEXT_CHECK_VALUE(group >= 0 && group < static_cast<int64_t>(groups.size()), at("groups", i),
+                      ": wanted a number from 0 to ", groups.size() - 1, ", got ", group);
+    MlpParameter result;
+    result.data = p.mutable_data_ptr();
+    result.row_stride = p.stride(0);
+    result.col_stride = p.dim() == 2 ? p.stride(1) : 1;
+    result.group = static_cast<int>(group);
+    if (groups[group].momentum != 0) {
+      const size_t j = next_buffer_++;
+      GDEXT_CHECK_VALUE(j < buffers_.size(), "momentum_buffers: wanted one for each parameter ",
+                        "whose group has momentum, got ", buffers_.size());
+      const Tensor& m = buffers_[j];
+      check_beside(m, "momentum_buffers", j, p);
+      const Sizes wanted = p.sizes(), got = m.sizes();
+      GDEXT_CHECK(std::equal(wanted.begin(), wanted.end(), got.begin(), got.end()),
+                  at("momentum_buffers", j), ": wanted shape ", show(wanted), " (that of params[",
+                  i, "]), got ", show(got));
+      result.momentum = m.mutable_data_ptr();
+      result.momentum_row_stride = m.stride(0);
+      result.momentum_col_stride = p.dim() == 2 ? m.stride(1) : 1;
+      result.first = first_[j];
+    }
+    return result;
+  }
+
+  // A dense tensor of the dtype and device of `like`. The text is made only where it is needed:
+  // making it takes longer than a step of a small network.
+  static void check_beside(const Tensor& t, const char* list, size_t i, const Tensor& like) {
+    int32_t layout = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
+    if (layout == aoti_torch_layout_strided() && t.scalar_type() == like.scalar_type() &&
+        t.is_cpu()) {
+      return;
+    }
+    check_like(t, at(list, i).c_str(), like, "params[0]");
+  }
+};
+
+// Inputs as rows; a copy takes their place where a row is not contiguous.
+void set_inputs(MlpArgs& args, Tensor& inputs, const Tensor& param) {
+  check_on_cpu(inputs, "inputs");
+  args.input_bytes = inputs.scalar_type() == ScalarType::Byte;
+  if (!args.input_bytes) check_like(inputs, "inputs", param, "the parameters; or uint8");
+  const int64_t I = args.layers[0].I;
+  GDEXT_CHECK(inputs.dim() == 2 && inputs.size(1) == I, "inputs: wanted shape [N, ", I,
+              "] (in_features of the first layer), got ", show(inputs.sizes()));
+  if (inputs.stride(1) != 1 && I > 1) inputs = torch::stable::contiguous(inputs);
+  args.inputs = data(inputs);
+  args.input_row_stride = inputs.stride(0);
+}
+
+void set_targets(MlpArgs& args, Tensor& targets, const Tensor& param, int64_t N) {
+  if (args.loss == MlpLoss::mse) {
+    check_like(targets, "targets", param, "the parameters");
+    check_shape(targets, "targets", {N, args.layers[args.L - 1].O}, "one row for each input");
+  } else {
+    check_kind(targets, "targets", ScalarType::Long);
+    check_shape(targets, "targets", {N}, "one class index for each input");
+  }
+  targets = as_contiguous(targets);
+  args.targets = data(targets);
+}
+
+void set_loss(MlpArgs& args, OptionalTensor& class_weight, const Tensor& param) {
+  GDEXT_CHECK_VALUE(args.loss == MlpLoss::cross_entropy || args.loss == MlpLoss::mse,
+                    "loss: wanted 0 (cross entropy) or 1 (mse), got ", static_cast<int>(args.loss));
+  GDEXT_CHECK_VALUE(args.reduction != Reduction::none,
+                    "reduction: wanted 1 (mean) or 2 (sum), got 0");
+  // A NaN must fail too, hence the form.
+  GDEXT_CHECK_VALUE(args.label_smoothing >= 0 && args.label_smoothing <= 1,
+                    "label_smoothing: wanted a number from 0 to 1, got ", args.label_smoothing);
+  if (!class_weight) return;
+  check_like(*class_weight, "weight of the loss", param, "the parameters");
+  check_shape(*class_weight, "weight of the loss", {args.layers[args.L - 1].O},
+              "one for each output of the last layer");
+  class_weight = as_contiguous(*class_weight);
+  args.class_weight = data(*class_weight);
+}
+
+// Samples [begin, end) of the order are among the N inputs, and their classes among the C outputs.
+void check_samples(const MlpArgs& args, int64_t begin, int64_t end, int64_t N) {
+  const int64_t C = args.layers[args.L - 1].O;
+  const auto* classes =
+      args.loss == MlpLoss::cross_entropy ? static_cast<const int64_t*>(args.targets) : nullptr;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t n = args.order ? args.order[i] : i;
+    if (n < 0 || n >= N) {
+      throw std::out_of_range(
+          message("order: wanted samples from 0 to ", N - 1, ", got ", n, " at position ", i));
+    }
+    if (!classes) continue;
+    const int64_t t = classes[n];
+    if ((t < 0 || t >= C) && t != args.ignore_index) {
+      throw std::out_of_range(message("targets: wanted a class from 0 to ", C - 1,
+                                      " or ignore_index ", args.ignore_index, ", got ", t,
+                                      " at position ", n));
+    }
+  }
+}
+
+int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+}  // namespace
+
+int64_t mlp_(const std::vector<Tensor>& params, const std::vector<Tensor>& momentum_buffers,
+             const std::vector<bool>& first, const std::vector<bool>& biases,
+             const std::vector<int64_t>& activations, const std::vector<int64_t>& groups,
+             const std::vector<double>& options, Tensor inputs, Tensor targets,
+             const OptionalTensor& order, int64_t batch_size, const OptionalTensor& lr,
+             double input_scale, double input_shift, int64_t loss, int64_t reduction,
+             OptionalTensor class_weight, int64_t ignore_index, double label_smoothing,
+             Tensor workspace, Tensor losses, Tensor done, double seconds) {
+  Network network(params, momentum_buffers, first, biases, activations, groups, options);
+  MlpArgs args{};
+  args.dtype = network.dtype;
+  args.layers = network.layers.data();
+  args.L = static_cast<int64_t>(network.layers.size());
+  args.groups = network.groups.data();
+  args.group_count = static_cast<int64_t>(network.groups.size());
+  args.loss = static_cast<MlpLoss>(loss);
+  args.reduction = check_reduction(reduction);
+  args.ignore_index = ignore_index;
+  args.label_smoothing = label_smoothing;
+  set_loss(args, class_weight, params[0]);
+  set_inputs(args, inputs, params[0]);
+  args.input_scale = input_scale;
+  args.input_shift = input_shift;
+  const int64_t N = inputs.size(0);
+  set_targets(args, targets, params[0], N);
+
+  args.samples = N;
+  if (order) {
+    check_kind(*order, "order", ScalarType::Long);
+    GDEXT_CHECK(order->dim() == 1 && order->is_contiguous(),
+                "order: wanted a contiguous tensor of shape [samples], got shape ",
+                show(order->sizes()));
+    args.samples = order->size(0);
+    args.order = static_cast<const int64_t*>(data(*order));
+  }
+  GDEXT_CHECK_VALUE(args.samples > 0, "order: wanted at least one sample, got none");
+  GDEXT_CHECK_VALUE(batch_size >= 1 && batch_size <= N, "batch_size: wanted a number from 1 to ", N,
+                    " (the number of inputs), got ", batch_size);
+  args.B = batch_size;
+  const int64_t steps = (args.samples + args.B - 1) / args.B;
+
+  if (lr) {
+    check_kind(*lr, "lr", ScalarType::Double);
+    check_shape(*lr, "lr", {steps, args.group_count}, "steps, groups");
+    GDEXT_CHECK(lr->is_contiguous(), "lr: wanted a contiguous tensor");
+  }
+  check_kind(losses, "losses", ScalarType::Double);
+  check_kind(done, "done", ScalarType::Long);
+  check_kind(workspace, "workspace", ScalarType::Byte);
+  GDEXT_CHECK(losses.numel() == steps && done.numel() == 1, "losses, done: wanted ", steps,
+              " and 1 elements, got ", losses.numel(), " and ", done.numel());
+  GDEXT_CHECK(losses.is_contiguous() && workspace.is_contiguous(),
+              "losses, workspace: wanted contiguous tensors");
+
+  args.threads = static_cast<int>(torch::stable::get_num_threads());
+  const MlpSizes sizes = cpu::mlp_sizes(args);
+  const int64_t wanted = aligned(sizes.packed) + sizes.scratch;
+  if (workspace.numel() < wanted) return wanted;
+  auto* memory = static_cast<char*>(workspace.mutable_data_ptr());
+  GDEXT_CHECK(reinterpret_cast<uintptr_t>(memory) % 64 == 0,
+              "workspace: wanted memory aligned to 64 bytes");
+  args.packed = memory;
+  args.scratch = memory + aligned(sizes.packed);
+
+  auto* progress = static_cast<int64_t*>(done.mutable_data_ptr());
+  const int64_t past = *progress;
+  GDEXT_CHECK_VALUE(past >= 0 && past < steps, "done: wanted a number from 0 to ", steps - 1,
+                    ", got ", past);
+  const int64_t begin = past * args.B;
+  const int64_t room = std::max<int64_t>(kSamplesPerCall / args.B, 1) * args.B;
+  const int64_t end = std::min(args.samples, begin + room);
+  check_samples(args, begin, past == 0 ? args.samples : end, N);
+  args.samples = end - begin;
+  std::vector<double> rates;
+  if (lr) {
+    args.lr = static_cast<const double*>(data(*lr)) + past * args.group_count;
+  } else {
+    for (int64_t s = 0; s * args.B < args.samples; ++s) {
+      rates.insert(rates.end(), network.lr.begin(), network.lr.end());
+    }
+    args.lr = rates.data();
+  }
+  args.losses = static_cast<double*>(losses.mutable_data_ptr()) + past;
+  if (args.order) {
+    args.order += begin;
+  } else {
+    const int64_t input =
+        begin * args.input_row_stride * static_cast<int64_t>(inputs.element_size());
+    const int64_t target = begin * static_cast<int64_t>(targets.element_size()) *
+                           (args.loss == MlpLoss::mse ? args.layers[args.L - 1].O : 1);
+    args.inputs = static_cast<const char*>(args.inputs) + input;
+    args.targets = static_cast<const char*>(args.targets) + target;
+  }
+  if (past > 0) {
+    for (MlpLayer& layer : network.layers) layer.w.first = layer.b.first = false;
+  }
+  args.seconds = seconds;
+  *progress = past + cpu::mlp(args, {});
+  return wanted;
+}
+
+}  // namespace gdext

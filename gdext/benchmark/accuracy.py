@@ -1,0 +1,53 @@
+"""Time to 98% test accuracy on MNIST: the trainer itself, once for each seed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gdext.benchmark.contestants import Unavailable
+from gdext.benchmark.process import in_new_process
+from gdext.training import cli
+
+TARGET = 0.98
+WHO = {"fused": "fused", "eager": "torch"}  # the trainer's engines
+
+
+def run(contestants: list[str], seeds: int, threads: int) -> Iterator[dict[str, Any]]:
+    """contestant, seed, seconds of training and the accuracy reached; contestants take turns.
+
+    Raises:
+        Unavailable: the trainer refuses or misses the target; its reason is the message.
+    """
+    for seed in range(seeds):
+        for name, engine in WHO.items():
+            if name in contestants:
+                rows = in_new_process(train, engine, seed, threads)
+                yield {
+                    "contestant": name,
+                    "seed": seed,
+                    "seconds": sum(row["seconds"] for row in rows),
+                    "accuracy": rows[-1]["test_accuracy"],
+                }
+
+
+def train(engine: str, seed: int, threads: int) -> list[dict[str, float]]:
+    """One run of scripts/train_mnist.py; its metrics, epoch by epoch."""
+    torch.set_num_threads(threads)
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--recipe", "fast", "--engine", engine, "--seed", str(seed)]
+        arguments += ["--target-accuracy", str(TARGET), "--device", "cpu", "--out", folder]
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = cli.main(arguments)
+        if code != 0:
+            raise Unavailable(said.getvalue().strip().splitlines()[-1])
+        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,228 @@
+"""The command scripts/benchmark.py: options in, tables on the terminal, JSON, Markdown, picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gdext.benchmark import (
+    accuracy,
+    limits,
+    machine,
+    memory,
+    networks,
+    ops,
+    optimizer,
+    plot,
+    rounds,
+    steps,
+    tables,
+)
+from gdext.benchmark.contestants import LABELS, Unavailable
+from gdext.benchmark.jax_peer import VARIANTS, JaxPeer
+from gdext.training.output import write_atomically
+
+SECTIONS = ("limits", "steps", "ops", "optimizer", "memory", "accuracy")
+QUICK_SECTIONS = ("limits", "steps", "ops", "optimizer")
+QUICK_BATCHES = [1, 32, 512]
+JSON = "benchmark.json"
+
+DESCRIPTION = """\
+Times gdext beside PyTorch and JAX on the same work, all of them taking turns, and compares each
+with what this machine can do at most. Writes benchmark.json, benchmark.md and a picture."""
+
+Results = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmark on `arguments` (default: the process's own); returns the exit code: 0, or
+    2 after one line on stderr where something asked for cannot be done."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        chosen = _parse(given)
+        if chosen.readme is not None:
+            file = Path(chosen.readme)
+            results = _load(file)
+            plot.draw(results, file.parent)
+            tables.rewrite_readme(Path("README.md"), results, file.parent)
+        else:
+            _run(chosen, given)
+    except (UsageError, OSError, ValueError) as error:
+        print(f"benchmark.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmark.py: interrupted; sections that were finished are kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+class UsageError(Exception):
+    """What was asked for cannot be done; the message is one line for stderr."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see --help)")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="benchmark.py", description=DESCRIPTION, allow_abbrev=False)
+
+    def several(name: str, choices: Sequence[str], help: str) -> None:
+        parser.add_argument(
+            f"--{name}", nargs="+", choices=choices, metavar="NAME",
+            help=f"{help}; all unless given, of: {', '.join(choices)}",
+        )  # fmt: skip
+
+    several("sections", SECTIONS, "what to measure (with --quick all but memory and accuracy)")
+    several("networks", [*networks.NETWORKS], "of the section steps")
+    several("contestants", [*LABELS], "who trains")
+    cores = machine.cores()
+    add = parser.add_argument
+    add("--batches", nargs="+", type=_integer(1, 2**20), metavar="N",
+        help="batch sizes of the section steps (default: some for each network)")  # fmt: skip
+    add("--rounds", type=_integer(1, 1000), metavar="N",
+        help=f"default {rounds.THOROUGH.rounds}, with --quick {rounds.QUICK.rounds}")  # fmt: skip
+    add("--seeds", type=_integer(1, 1000), default=10, metavar="N",
+        help="training runs of the section accuracy (default 10)")  # fmt: skip
+    add("--quick", action="store_true", help="a first look, in two minutes")
+    add("--threads", type=_integer(1, cores), default=cores, metavar="N",
+        help=f"for every contestant (default: all {cores} cores)")  # fmt: skip
+    add("--device", choices=["cpu"], default="cpu", help="where to train (default cpu)")
+    add("--jax-python", metavar="PATH",
+        help="the interpreter to run JAX with (default: this one)")  # fmt: skip
+    add("--out", default="runs/benchmark", metavar="DIR",
+        help="folder for the results (default runs/benchmark)")  # fmt: skip
+    add("--readme", metavar="JSON",
+        help="measure nothing: draw the picture of this result anew, and rewrite the table in "
+        "./README.md from it")  # fmt: skip
+    return parser.parse_args(arguments)
+
+
+def _integer(least: int, most: int) -> Any:
+    def integer(text: str) -> int:
+        value = int(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text}: wanted an integer from {least} to {most}")
+        return value
+
+    return integer
+
+
+def _run(chosen: argparse.Namespace, given: list[str]) -> None:
+    folder = Path(chosen.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    effort = rounds.QUICK if chosen.quick else rounds.THOROUGH
+    effort = replace(effort, rounds=chosen.rounds or effort.rounds)
+    contestants = chosen.contestants or [*LABELS]
+    machine.use_cores(chosen.threads)
+    with ExitStack() as stack:
+        jax = _start_jax(chosen.jax_python, contestants, stack)
+        results: Results = {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": _command(given),
+            "machine": machine.machine(),
+            "versions": machine.versions(jax.versions if isinstance(jax, JaxPeer) else None),
+            "threads": chosen.threads,
+            "effort": asdict(effort),
+            "limits": {},
+            "rows": [],
+            "memory": [],
+            "accuracy": [],
+            "notes": [],
+        }
+        for section in chosen.sections or (QUICK_SECTIONS if chosen.quick else SECTIONS):
+            print(f"== {section}", flush=True)
+            try:
+                _measure(section, chosen, contestants, jax, effort, results)
+            except Unavailable as error:
+                note = f"{section}: {error}"
+                print(note, flush=True)
+                results["notes"].append(note)
+            _save(results, folder)
+    plot.draw(results, folder)
+    print(f"everything is in {folder}")
+
+
+def _measure(
+    section: str,
+    chosen: argparse.Namespace,
+    contestants: list[str],
+    jax: JaxPeer | Unavailable,
+    effort: rounds.Effort,
+    results: Results,
+) -> None:
+    if section == "limits":
+        results["limits"] = limits.run(5 * effort.limit, chosen.threads)
+        print(tables.limits_text(results["limits"]), flush=True)
+    elif section == "memory":
+        for peaks in memory.run(contestants, chosen.threads):
+            results["memory"].append(peaks)
+            print(tables.memory_text(peaks), flush=True)
+    elif section == "accuracy":
+        for run in accuracy.run(contestants, chosen.seeds, chosen.threads):
+            results["accuracy"].append(run)
+            print(tables.accuracy_text(run), flush=True)
+    else:
+        rows = {
+            "steps": lambda: steps.run(
+                [networks.NETWORKS[n] for n in chosen.networks or networks.NETWORKS],
+                chosen.batches or (QUICK_BATCHES if chosen.quick else None),
+                contestants,
+                jax,
+                effort,
+            ),
+            "ops": lambda: ops.run(effort),
+            "optimizer": lambda: optimizer.run(effort, 10**7 if chosen.quick else 10**8),
+        }[section]
+        for row in rows():
+            results["rows"].append(asdict(row))
+            print(tables.row_text(row), flush=True)
+
+
+def _start_jax(python: str | None, contestants: list[str], stack: ExitStack) -> Any:
+    """The worker, or why there is none: that is an error only where it was asked for by path."""
+    if not any(name in VARIANTS for name in contestants):
+        return Unavailable("not asked for")
+    try:
+        return stack.enter_context(JaxPeer(python or sys.executable))
+    except Unavailable as error:
+        if python is not None:
+            raise UsageError(f"--jax-python: {error}") from error
+        return error
+
+
+def _command(given: list[str]) -> str:
+    """What was typed, but for where on this machine JAX lives."""
+    shown = [
+        "PYTHON" if before == "--jax-python" else word
+        for before, word in zip(["", *given], given, strict=False)
+    ]
+    return shlex.join(["scripts/benchmark.py", *shown])
+
+
+def _save(results: Results, folder: Path) -> None:
+    text = json.dumps(results, indent=1)
+    write_atomically(folder / JSON, lambda file: file.write(f"{text}\n".encode()))
+    report = tables.report(results)
+    write_atomically(folder / "benchmark.md", lambda file: file.write(report.encode()))
+
+
+def _load(file: Path) -> Results:
+    try:
+        results = json.loads(file.read_text())
+        rows = [tables.rows_of(results, section) for section in tables.HEADINGS]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: wanted a result of this benchmark: {error}") from error
+    if not any(rows):
+        raise ValueError(f"{file}: wanted a result with the section steps, ops or optimizer")
+    results_of_benchmark: Results = results
+    return results_of_benchmark

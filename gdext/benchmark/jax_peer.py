@@ -1,0 +1,102 @@
+"""JAX as a contestant: jax_worker.py under any interpreter that has it, asked turn by turn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gdext.benchmark.contestants import Unavailable
+from gdext.benchmark.networks import LEARNING_RATE, Case
+from gdext.benchmark.rounds import Timer
+
+VARIANTS = {"jax-jit": "jit", "jax-scan": "scan"}
+
+
+class JaxPeer:
+    """The worker process. It inherits the processor affinity, which is what limits XLA's threads.
+
+    Raises:
+        Unavailable: `python` cannot be started or has no jax.
+    """
+
+    def __init__(self, python: str) -> None:
+        worker = Path(__file__).with_name("jax_worker.py")
+        try:
+            self._process = subprocess.Popen(
+                [python, str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise Unavailable(f"{python} cannot be started: {error.strerror}") from error
+        self._folder = tempfile.TemporaryDirectory()
+        try:
+            self.versions: dict[str, str] = self._answer()["versions"]
+        except Unavailable:
+            self.close()
+            raise
+
+    def __enter__(self) -> JaxPeer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
+    def build(self, name: str, case: Case) -> tuple[Timer, list[float]]:
+        """The timer of the contestant `name`, and how far its parameters move (Contestant.way)."""
+        variant = VARIANTS[name]
+        way = self._ask(
+            do="build",
+            variant=variant,
+            file=str(self._save(case)),
+            activation=case.network.activation,
+            loss=case.network.loss,
+            lr=LEARNING_RATE,
+        )["way"]
+
+        def timer(repeats: int) -> float:
+            return float(self._ask(do="time", variant=variant, repeats=repeats)["seconds"])
+
+        return timer, way
+
+    def _save(self, case: Case) -> Path:
+        import numpy
+
+        path = Path(self._folder.name) / "case.npz"
+        by_step = (case.steps, case.batch, -1)
+        targets = case.targets.view(by_step if case.targets.dim() == 2 else by_step[:2])
+        arrays: dict[str, Any] = {f"p{i}": p.numpy() for i, p in enumerate(case.initial)}
+        arrays.update(inputs=case.inputs.view(by_step).numpy(), targets=targets.numpy())
+        numpy.savez(path, **arrays)
+        return path
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer says it
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Unavailable("JAX's process ended; what it said is above")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise Unavailable(f"JAX: {answer['error']}")
+        return answer

@@ -1,0 +1,64 @@
+"""What the machine can do at most: multiply-adds in registers, and bytes through each cache."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from gdext import build_info
+from gdext.benchmark.process import in_new_process
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+SIZES = [2**k for k in range(14, 31)]  # 16 KiB to 1 GiB
+COPY_BYTES = 2**29
+
+
+def run(seconds: float, threads: int) -> dict[str, Any]:
+    """
+    Returns:
+        isa: the instruction set in use. fma: of each instruction set that this processor has, each
+        dtype, one thread and all: operations per second. bandwidth: of an update p <- p - a g on
+        arrays of so many bytes, all threads: bytes read and written per second. copy: the same of
+        torch's copy_ between two arrays, together larger than most caches.
+    """
+    cpu = build_info()["cpu"]
+    fma = []
+    for isa in cpu["compiled"]:
+        try:
+            fma += in_new_process(fma_peaks, isa, seconds, threads, GDEXT_CPU_ISA=isa)
+        except RuntimeError:
+            continue  # this processor does not have that instruction set
+    bandwidth = [
+        {"bytes": size, "rate": torch.ops.gdext._bandwidth(size, seconds)} for size in SIZES
+    ]
+    return {
+        "isa": cpu["in_use"],
+        "fma": fma,
+        "bandwidth": bandwidth,
+        "copy": {"bytes": COPY_BYTES, "rate": copy_rate(COPY_BYTES, seconds)},
+    }
+
+
+def fma_peaks(isa: str, seconds: float, threads: int) -> list[dict[str, Any]]:
+    peaks = []
+    for dtype in DTYPES:
+        for count in sorted({1, threads}):
+            torch.set_num_threads(count)
+            rate = torch.ops.gdext._fma_peak(DTYPES[dtype], seconds)
+            peaks.append({"isa": isa, "dtype": dtype, "threads": count, "rate": rate})
+    return peaks
+
+
+def copy_rate(size: int, seconds: float) -> float:
+    source = torch.ones(size // 8)
+    target = torch.zeros(size // 8)
+    start, best = time.perf_counter(), float("inf")
+    while True:
+        begin = time.perf_counter()
+        target.copy_(source)
+        end = time.perf_counter()
+        best = min(best, end - begin)
+        if end - start >= seconds:
+            return size / best

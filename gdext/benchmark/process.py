@@ -1,0 +1,25 @@
+"""A function in a new process of the same Python: for what one process can do but once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+from unittest import mock
+
+T = TypeVar("T")
+
+
+def in_new_process(function: Callable[..., T], *arguments: Any, **environ: str) -> T:
+    """function(*arguments), of a module's top level, with `environ` added to the environment.
+
+    Raises: what the function raises; BrokenProcessPool if the process is killed.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        mock.patch.dict(os.environ, environ),
+        ProcessPoolExecutor(max_workers=1, mp_context=spawn) as pool,
+    ):
+        return pool.submit(function, *arguments).result()

@@ -1,0 +1,88 @@
+"""Taking time: all contestants in turn, several rounds, so that whatever the machine does meanwhile
+(another process, a change of clock frequency) meets all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from gdext.benchmark.results import Row
+
+# Does the work so many times in a row and returns the seconds that all of them took.
+Timer = Callable[[int], float]
+
+# Between two turns: the threads of the one before spin for a moment before they sleep.
+PAUSE = 0.002
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: `rounds`, turns of at least `turn` seconds, limits for `limit` seconds,
+    and in a turn of training steps about `flops` operations."""
+
+    rounds: int
+    turn: float
+    limit: float
+    flops: float
+
+
+THOROUGH = Effort(rounds=7, turn=0.03, limit=0.02, flops=5e9)
+QUICK = Effort(rounds=3, turn=0.005, limit=0.005, flops=5e8)
+
+
+def timer(work: Callable[[], object]) -> Timer:
+    def time_work(repeats: int) -> float:
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        return time.perf_counter() - begin
+
+    return time_work
+
+
+def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort) -> Row:
+    """Fills in row.times and row.limits.
+
+    Args:
+        timers: of each contestant.
+        working_set: bytes that are read and written again and again: the smaller, the nearer the
+            cache they stay in, and the higher the bandwidth.
+    """
+    arithmetic, traffic = _limit_timers(row, working_set, effort.limit)
+    everyone = {"arithmetic": arithmetic, "traffic": traffic, **timers}
+    repeats = {}
+    for name, timer in everyone.items():
+        timer(1)
+        repeats[name] = max(1, math.ceil(effort.turn / max(timer(1), 1e-9)))
+    times: dict[str, list[float]] = {name: [] for name in everyone}
+    names = list(everyone)
+    gc.collect()
+    gc.disable()
+    try:
+        for i in range(effort.rounds):
+            start = i % len(names)
+            for name in names[start:] + names[:start]:
+                time.sleep(PAUSE)
+                times[name].append(everyone[name](repeats[name]) / repeats[name])
+    finally:
+        gc.enable()
+    row.limits = {name: times.pop(name) for name in ("arithmetic", "traffic")}
+    row.times = times
+    return row
+
+
+def _limit_timers(row: Row, working_set: int, seconds: float) -> tuple[Timer, Timer]:
+    """The work at the machine's limits. They measure a rate, whatever the repeats."""
+
+    def arithmetic(repeats: int) -> float:
+        return repeats * row.flops / torch.ops.gdext._fma_peak(torch.float32, seconds)
+
+    def traffic(repeats: int) -> float:
+        return repeats * row.bytes / torch.ops.gdext._bandwidth(max(working_set, 1024), seconds)
+
+    return arithmetic, traffic

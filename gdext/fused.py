@@ -1,0 +1,282 @@
+"""Many training steps of a whole MLP in one native call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+import gdext._autograd.mlp  # noqa: F401  (registers the op's fake kernel)
+from gdext._fused.loss import CROSS_ENTROPY, read_loss
+from gdext._fused.network import Network
+from gdext._fused.optimizer import Update, read_lr
+
+__all__ = ["FusedTrainer"]
+
+# How long a native call may take before Python sees signals again.
+_SECONDS = 0.1
+
+_BYTE_SCALE, _BYTE_SHIFT = 1 / 255, 0.0
+
+_mlp = torch.ops.gdext.mlp_.default
+
+
+class FusedTrainer:
+    r"""Trains an MLP by SGD, forward pass, loss, backward pass and update in one kernel.
+
+    A step does to the model and the optimizer what these lines do, up to rounding::
+
+        C = loss(model(x), y)
+        optimizer.zero_grad()
+        C.backward()
+        optimizer.step()
+
+    but that no gradient is stored: ``p.grad`` is neither read nor written. Parameters, momentum
+    buffers and learning rates are the model's and the optimizer's own, and are read anew at every
+    call: steps of this class and of the loop above may take turns, and loading a state_dict,
+    changing options or exchanging parameters between them is like between two steps of the loop.
+
+    Same inputs and the same number of threads (torch.set_num_threads): same bits. The GIL is
+    released while steps are taken. Ctrl-C stops between two steps.
+
+    Args:
+        model: layers of torch.nn.Linear or gdext.nn.Linear, each followed by at most one activation
+            that :func:`gdext.nn.convert` knows, in (nested) torch.nn.Sequential, with
+            torch.nn.Flatten() and Identity anywhere; gdext.nn.MLP is one. Parameters on the CPU,
+            all of them float32, float64, bfloat16 or float16.
+        optimizer: gdext.optim.SGD or torch.optim.SGD over the parameters of these layers, all of
+            them and no others, in any groups; any options but ``differentiable``.
+        loss: MSELoss or CrossEntropyLoss of torch.nn or gdext.nn, with reduction "mean" or "sum".
+
+    Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: an argument is none of these; a
+            parameter is shared or its memory is, does not require a gradient, or is not on the CPU;
+            hooks are registered on modules, parameters or the optimizer's step, which would not be
+            called. Said here, and again at every call; nothing has been changed then.
+
+    Example::
+
+        model = gdext.nn.MLP([784, 512, 10])
+        optimizer = gdext.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        trainer = gdext.FusedTrainer(model, optimizer, gdext.nn.CrossEntropyLoss())
+        images = torch.randint(256, (1000, 28, 28), dtype=torch.uint8)
+        labels = torch.randint(10, (1000,))
+        for epoch in range(3):
+            losses = trainer.run(images, labels, 32, order=torch.default_generator)
+            print(losses.mean())
+
+    Source: the steps are those of csrc/contract/mlp.h; the update's, see :class:`gdext.optim.SGD`.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.loss = loss
+        # Memory of the kernel's own, kept between calls. A call takes it out of the list, so that
+        # calls from several threads at a time have different ones.
+        self._workspaces: list[Tensor] = []
+        self._network = Network(model)
+        self._addresses: list[int] = []  # of the parameters and buffers that were found to be good
+        self._read()
+        read_loss(loss)
+
+    def step(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        input_scale: float = _BYTE_SCALE,
+        input_shift: float = _BYTE_SHIFT,
+    ) -> Tensor:
+        """One step on the batch ``x``, ``y``: ``run`` with the batch size B = ``len(x)``.
+
+        Returns:
+            The loss before the update, float64, 0-dimensional.
+        """
+        batch_size = x.shape[0] if isinstance(x, Tensor) and x.dim() else 1
+        return self._take(x, y, batch_size, None, None, input_scale, input_shift)
+
+    def run(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        *,
+        order: Tensor | torch.Generator | None = None,
+        lr: float | Sequence[float] | Tensor | None = None,
+        input_scale: float = _BYTE_SCALE,
+        input_shift: float = _BYTE_SHIFT,
+    ) -> Tensor:
+        """One step for each B = ``batch_size`` samples of ``order``; the last may have fewer.
+
+        Args:
+            inputs: x, shape ``[N, I]``, or ``[N, ...]`` with I elements each, of the parameters'
+                dtype; or uint8, u, and then x = ``input_scale`` u + ``input_shift``, rounded to
+                their dtype.
+            targets: class indices, int64 ``[N]`` (cross entropy), or ``[N, C]`` of the parameters'
+                dtype (mse).
+            batch_size: B, from 1 (the textbook's SGD) to N (gradient descent).
+            order: the samples to take, int64 ``[M]``, each from 0 to N - 1, in any number. A
+                generator: all N, in the order of torch.randperm. None: all N as they stand.
+            lr: learning rates in place of the param groups' own: one number for all, shape
+                ``[steps]``, or ``[steps, groups]``, where steps = ceil(M / B).
+            input_scale, input_shift: for uint8 inputs alone; by default [0, 255] becomes [0, 1].
+
+        Returns:
+            float64 ``[steps]``: the loss of each step, before its update.
+
+        Raises:
+            IndexError: ``order`` names a sample, or ``targets`` a class, that there is not.
+            ValueError, TypeError: shapes, dtypes or numbers out of their range.
+            RuntimeError: as the class; under autocast or torch.inference_mode, or inputs that
+                require a gradient, which there is none of here.
+
+        All checks come before the first change. After KeyboardInterrupt, or whatever else a signal
+        handler raises, parameters and momenta are those after the same whole step.
+        """
+        losses = self._take(inputs, targets, batch_size, order, lr, input_scale, input_shift)
+        return losses.view(-1)
+
+    def _take(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        order: Tensor | torch.Generator | None,
+        lr: float | Sequence[float] | Tensor | None,
+        input_scale: float,
+        input_shift: float,
+    ) -> Tensor:
+        """`run`, whose result has shape [] for a single step."""
+        network, update = self._read()
+        loss = read_loss(self.loss)
+        inputs, targets = _read_data(inputs, targets, loss.kind)
+        if inputs.dtype is not torch.uint8:
+            if (input_scale, input_shift) != (_BYTE_SCALE, _BYTE_SHIFT):
+                raise ValueError(
+                    "input_scale, input_shift: wanted none (they are for uint8 inputs), got "
+                    f"{input_scale}, {input_shift} with inputs of {inputs.dtype}"
+                )
+        elif not (math.isfinite(input_scale) and math.isfinite(input_shift)):
+            raise ValueError(
+                f"input_scale, input_shift: wanted finite numbers, got {input_scale}, {input_shift}"
+            )
+        count = inputs.shape[0]
+        if not isinstance(batch_size, int) or not 1 <= batch_size <= count:
+            raise ValueError(
+                f"batch_size: wanted an integer from 1 to {count} (the number of inputs), "
+                f"got {batch_size!r}"
+            )
+        if isinstance(order, torch.Generator):
+            order = torch.randperm(count, generator=order)
+        elif order is not None:
+            order = _read_order(order)
+        samples = count if order is None else order.numel()
+        steps = max(1, -(-samples // batch_size))  # an empty order is refused by the op
+        rates = read_lr(lr, steps, len(self.optimizer.param_groups))
+        losses = torch.empty(steps if steps > 1 else (), dtype=torch.float64)
+        done = torch.zeros((), dtype=torch.int64)
+        written = [*network.params, *update.buffers]
+        workspace = self._workspaces.pop() if self._workspaces else _memory(0)
+        try:
+            while done.item() < steps:
+                try:
+                    wanted = _mlp(
+                        network.params,
+                        update.buffers,
+                        update.first,
+                        network.biases,
+                        network.activations,
+                        update.groups,
+                        update.options,
+                        inputs,
+                        targets,
+                        order,
+                        batch_size,
+                        rates,
+                        input_scale=input_scale,
+                        input_shift=input_shift,
+                        loss=loss.kind,
+                        reduction=loss.reduction,
+                        class_weight=loss.weight,
+                        ignore_index=loss.ignore_index,
+                        label_smoothing=loss.label_smoothing,
+                        workspace=workspace,
+                        losses=losses,
+                        done=done,
+                        seconds=_SECONDS,
+                    )
+                finally:
+                    # Also where a signal handler has raised, which it may as soon as the kernel has
+                    # returned: hence `done`, and hence one change of the state, not several.
+                    if done.item():
+                        self.optimizer.state.update(update.state)
+                        torch.autograd.graph.increment_version(written)
+                if wanted > workspace.numel():
+                    workspace = _memory(wanted)
+        finally:
+            self._workspaces.append(workspace)
+        # By this, learning-rate schedulers know that a step came before their own.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        return losses
+
+    def _read(self) -> tuple[Network, Update]:
+        """The model and the optimizer as they are now, checked."""
+        if not self._network.is_current():
+            self._network = Network(self.model)
+        network = self._network
+        network.check_gradients()
+        update = Update(self.optimizer, network)
+        addresses = [t.data_ptr() for t in network.params]
+        addresses += [t.data_ptr() for t in update.buffers]
+        if addresses != self._addresses:
+            network.check_parameters()
+            update.check_memory(network)
+            self._addresses = addresses
+        return network, update
+
+
+def _memory(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _read_data(inputs: Tensor, targets: Tensor, loss: int) -> tuple[Tensor, Tensor]:
+    """The inputs as rows, and the targets; what the op does not check of them is checked here."""
+    if torch.is_autocast_enabled("cpu"):
+        raise RuntimeError(
+            "FusedTrainer: wanted no autocast (a step is taken in the parameters' dtype), got it "
+            "enabled for the CPU"
+        )
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("FusedTrainer: wanted no torch.inference_mode, got it enabled")
+    for name, t in (("inputs", inputs), ("targets", targets)):
+        if type(t) is not Tensor:
+            raise TypeError(f"{name}: wanted a plain torch.Tensor, got {type(t).__name__}")
+        if t.requires_grad:
+            raise RuntimeError(
+                f"{name}: wanted a tensor without requires_grad, since a step gives no gradient "
+                "for it; got one with. Use detach()"
+            )
+    if inputs.dim() < 2:
+        raise ValueError(
+            f"inputs: wanted shape [N, in_features] or [N, ...], got {list(inputs.shape)}"
+        )
+    if loss == CROSS_ENTROPY and targets.dtype.is_floating_point:
+        raise TypeError(
+            f"targets: wanted class indices, int64 [N], got {targets.dtype} {list(targets.shape)}; "
+            "the fused step has no kernel for class probabilities"
+        )
+    if inputs.dim() > 2:
+        inputs = inputs.flatten(1)
+    return inputs.resolve_neg(), targets.resolve_neg()
+
+
+def _read_order(order: Tensor) -> Tensor:
+    if type(order) is not Tensor:
+        raise TypeError(
+            "order: wanted None, a torch.Generator or an int64 tensor of samples, got "
+            f"{type(order).__name__}"
+        )
+    return order.contiguous()
