@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "contract/common.h"
+#include "cuda/formulas.cuh"  // plain C++ where no CUDA compiler reads it
 
 namespace gdext::GDEXT_BACKEND {}
 
@@ -104,6 +105,25 @@ void near(T got_rounded, double want, double magnitude, const char* what, int64_
   text.precision(9);
   text << what << "[" << i << "]: got " << got << ", want " << want << " within " << tolerance;
   fail(text.str());
+}
+
+// f, f' and f'' in float64.
+inline double activated(Activation f, double z) {
+  double y = NAN;
+  with_activation(f, [&](auto tag) { y = cuda::activate<decltype(tag)::value>(z); });
+  return y;
+}
+inline double derivative(Activation f, double s) {
+  double slope = NAN;
+  with_activation(f,
+                  [&](auto tag) { slope = cuda::activation_derivative<decltype(tag)::value>(s); });
+  return slope;
+}
+inline double second_derivative(Activation f, double s) {
+  double bend = NAN;
+  with_activation(
+      f, [&](auto tag) { bend = cuda::activation_second_derivative<decltype(tag)::value>(s); });
+  return bend;
 }
 
 // Each test checks one op's forward, backward and double backward on elements of type T.
