@@ -1,7 +1,7 @@
 // contract/mlp.h: one step against the naive one; many steps against as many calls of one step, bit
 // by bit.
-#include <cstdlib>
 #include <memory>
+#include <new>
 
 #include "contract/mlp.h"
 #include "naive_mlp.h"
@@ -12,16 +12,17 @@ namespace {
 // Memory of just `bytes` bytes, aligned as the kernel wants it, and filled with NaN.
 class Buffer {
  public:
-  explicit Buffer(int64_t bytes) : data_(std::aligned_alloc(64, std::max<int64_t>(bytes, 64))) {
+  explicit Buffer(int64_t bytes) : data_(::operator new(bytes, kAlignment)) {
     memset(data_.get(), 0xff, bytes);
   }
   void* data() { return data_.get(); }
 
  private:
-  struct Free {
-    void operator()(void* data) const { std::free(data); }
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(void* data) const { ::operator delete(data, kAlignment); }
   };
-  std::unique_ptr<void, Free> data_;
+  std::unique_ptr<void, Delete> data_;
 };
 
 template <class T>
