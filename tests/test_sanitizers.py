@@ -38,7 +38,7 @@ class Sanitized:
         self.flags = [*FLAGS, *flags]
         self.folder = folder
         kernels = sorted((CSRC / "cpu").glob("*.cpp"))
-        checks = [path for path in sorted(NATIVE.glob("*.cpp")) if path.name != "team_main.cpp"]
+        checks = [NATIVE / "cpu_main.cpp", *sorted(NATIVE.glob("test_*.cpp"))]
         self.objects = [
             *compile_objects(kernels, [*self.flags, KERNELS, f"-I{CSRC}"], folder),
             *compile_objects(checks, [*self.flags, CHECKS, f"-I{CSRC}"], folder),
