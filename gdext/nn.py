@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from gdext import functional
+from gdext._autograd.layers import is_eager, joined_layers
 
 __all__ = ["MLP", "CrossEntropyLoss", "Linear", "MSELoss", "convert"]
 
@@ -94,6 +96,25 @@ class MLP(nn.Sequential):
             )
         )
 
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Tensor) and is_eager() and not _has_any_global_hook():
+            activations: list[int] = []
+            params: list[Tensor | None] = []
+            for layer in self._modules.values():
+                if (
+                    type(layer) is not Linear
+                    or has_hooks(layer)
+                    or "forward" in layer.__dict__
+                    or layer._parameters.get("weight") is None
+                ):
+                    break
+                activations.append(functional.activation_number(layer.activation))
+                params += layer._parameters["weight"], layer._parameters.get("bias")
+            else:
+                if activations:
+                    return joined_layers(input, activations, params)
+        return cast(Tensor, super().forward(input))
+
     def __getitem__(self, idx: Any) -> Any:
         # Sequential builds a slice as type(self)(layers), but MLP is built from sizes.
         if isinstance(idx, slice):
@@ -160,7 +181,18 @@ def convert(module: ModuleT) -> ModuleT:
 
 def runs_in_sequence(module: nn.Sequential) -> bool:
     """Whether calling the module is calling its children one after the other."""
-    return type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
+    forward = type(module).forward
+    return forward in (nn.Sequential.forward, MLP.forward) and "forward" not in module.__dict__
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module calls more than its forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def _is_plain_linear(module: nn.Module) -> bool:

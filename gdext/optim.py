@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 import gdext._autograd.sgd  # noqa: F401  (registers the op's fake kernel)
 
@@ -69,17 +71,45 @@ class SGD(torch.optim.SGD):
         Returns:
             What ``closure`` returned, else None.
         """
+        if (
+            profiler._is_profiler_enabled
+            or self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+        ):
+            return _observed_step(self, closure)
+        return self._step(closure)
+
+    # Else torch would wrap it, and marks for a profiler that is not there would take as long as the
+    # update of a small network.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients, or fill them with zeros (see ``torch.optim.Optimizer``)."""
+        if profiler._is_profiler_enabled or not set_to_none:
+            super().zero_grad(set_to_none)
+            return
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
-            self._update()
+        # torch.no_grad, which takes longer than the update of a small network.
+        enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        try:
+            attributes = vars(self)
+            self._update(attributes.get("grad_scale"), attributes.get("found_inf"))
+        finally:
+            torch._C._set_grad_enabled(enabled)
         return loss
 
-    def _update(self) -> None:
-        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
+    def _update(self, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         updates = []
         for index, group in enumerate(self.param_groups):
             # As in torch, a schedule may take lr below 0: cosines end at 0 only up to rounding.
@@ -98,6 +128,10 @@ class SGD(torch.optim.SGD):
             return
         for update in updates:
             update.run(self.state, grad_scale, found_inf)
+
+
+# With torch's marks for the profiler, and the hooks.
+_observed_step = torch.optim.Optimizer.profile_hook_step(SGD._step)
 
 
 class _Update:
@@ -146,28 +180,25 @@ class _Update:
         # The kernel writes where autograd cannot see it.
         written = params + buffers if grad_scale is None else params + buffers + self.grads
         torch.autograd.graph.increment_version(written)
-        for p, buffer, is_first in zip(params, buffers, first, strict=False):
-            if is_first:
-                state[p]["momentum_buffer"] = buffer
+        if self.is_first:
+            for p, buffer, is_first in zip(params, buffers, first, strict=True):
+                if is_first:
+                    state[p]["momentum_buffer"] = buffer
 
     def _call(self, buffers: list[Tensor], first: list[bool], **options: Any) -> None:
         group = self.group
         lr = group["lr"]
-        # What has its default is left out, since each argument takes its time.
         if isinstance(lr, Tensor):
             options["lr_tensor"], lr = lr, 0.0
-        if group["nesterov"]:
-            options["nesterov"] = True
-        if group["maximize"]:
-            options["maximize"] = True
-        numbers = (
-            lr,
-            float(group["momentum"]),
-            float(group["dampening"]),
-            float(group["weight_decay"]),
-        )
+        # What is off is left out, since each argument takes its time.
+        for name in ("momentum", "dampening", "weight_decay"):
+            if group[name]:
+                options[name] = float(group[name])
+        for name in ("nesterov", "maximize"):
+            if group[name]:
+                options[name] = True
         try:
-            _sgd(self.params, self.grads, buffers, first, *numbers, **options)
+            _sgd(self.params, self.grads, buffers, first, lr, **options)
         except (RuntimeError, ValueError) as error:
             if self._resolve_lazy_gradients():
                 self._call(buffers, first, **options)

@@ -192,14 +192,16 @@ def test_threads_at_the_same_time():
     sizes = [64, 128, 10]
     x, y = data(sizes, 2000, "cross_entropy", torch.float32)
 
-    def train(results, i):
-        pair = Pair(mlp(*sizes), nn.CrossEntropyLoss(), {"lr": 0.01}, torch.float32)
-        order = torch.arange(40000) % 2000
-        results[i] = pair.trainer.run(x, y, 16, order=order), pair.model[0].weight.detach()
-
+    pairs = [Pair(mlp(*sizes), nn.CrossEntropyLoss(), {"lr": 0.01}, torch.float32) for _ in "123"]
+    order = torch.arange(40000) % 2000
     results = [None] * 3
-    train(results, 2)
-    workers = [threading.Thread(target=train, args=(results, i)) for i in range(2)]
+
+    def train(i):
+        losses = pairs[i].trainer.run(x, y, 16, order=order)
+        results[i] = losses, pairs[i].model[0].weight.detach()
+
+    train(2)
+    workers = [threading.Thread(target=train, args=(i,)) for i in range(2)]
     for w in workers:
         w.start()
     for w in workers:

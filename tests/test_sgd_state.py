@@ -9,6 +9,7 @@ import torch
 from compare import assert_bits_equal
 from sgd import STEPS, VALID, buffers, clone_params, make_gradients, make_params, run, set_gradients
 from torch import nn
+from torch.optim import optimizer as optimizer_module
 
 import gdext
 
@@ -151,14 +152,64 @@ def test_hooks(device):
     assert seen == [("before", [0.0, 0.0]), ("after", [-1.0, -1.0])]
 
 
-def test_profiler_sees_the_step():
-    p = nn.Parameter(torch.zeros(2))
+@pytest.mark.parametrize("before", [True, False])
+def test_global_hooks(device, before):
+    register = optimizer_module.register_optimizer_step_post_hook
+    if before:
+        register = optimizer_module.register_optimizer_step_pre_hook
+    p = nn.Parameter(torch.zeros(2, device=device))
     p.grad = torch.ones_like(p)
     optimizer = gdext.optim.SGD([p], 1.0)
+    seen = []
+    handle = register(lambda *_: seen.append(p.tolist()))
+    try:
+        optimizer.step()
+    finally:
+        handle.remove()
+    optimizer.step()
+    assert seen == [[0.0, 0.0] if before else [-1.0, -1.0]]
+    assert p.tolist() == [-2.0, -2.0]
+
+
+def test_hook_changes_the_arguments(device):
+    p = nn.Parameter(torch.zeros(2, device=device))
+    optimizer = gdext.optim.SGD([p], 1.0)
+
+    def closure():
+        p.grad = torch.ones_like(p)
+        return "computed"
+
+    optimizer.register_step_pre_hook(lambda optimizer, args, kwargs: ((args[0], closure), kwargs))
+    assert optimizer.step() == "computed"
+    assert p.tolist() == [-1.0, -1.0]
+
+
+@pytest.mark.parametrize("kind", [gdext.optim.SGD, type("Mine", (gdext.optim.SGD,), {})])
+def test_profiler_sees_the_step(kind):
+    p = nn.Parameter(torch.zeros(2))
+    p.grad = torch.ones_like(p)
+    optimizer = kind([p], 1.0)
     with torch.autograd.profiler.profile() as profile:
         optimizer.step()
+        optimizer.zero_grad()
     names = [event.name for event in profile.function_events]
-    assert names.count("Optimizer.step#SGD.step") == 1
+    assert names.count(f"Optimizer.step#{kind.__name__}.step") == 1
+    assert names.count(f"Optimizer.zero_grad#{kind.__name__}.zero_grad") == 1
+    assert p.grad is None
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_zero_grad(device, set_to_none):
+    params = make_params(device)
+    set_gradients(params[1:], make_gradients(params[1:], 1)[0])
+    optimizer = gdext.optim.SGD([{"params": params[:2]}, {"params": params[2:]}], 0.1)
+    optimizer.zero_grad(set_to_none)
+    assert params[0].grad is None
+    for p in params[1:]:
+        if set_to_none:
+            assert p.grad is None
+        else:
+            assert_bits_equal(p.grad, torch.zeros_like(p))
 
 
 def test_autograd_notices_the_update(device):

@@ -79,7 +79,7 @@ def factor(schedule: str, epoch: int, epochs: int, step: int, steps: int) -> flo
 
 
 def oracle(
-    batch_size: int, epochs: int, loss: nn.Module, targets: torch.Tensor, schedule: str
+    batch_size: int, epochs: int, loss: nn.Module, targets: torch.Tensor, schedule: str, pixels: str
 ) -> nn.Module:
     """The run that the options describe, written plainly."""
     torch.manual_seed(3)
@@ -87,7 +87,8 @@ def oracle(
     sgd = torch.optim.SGD(
         model.parameters(), lr=0.03, momentum=0.8, weight_decay=0.01, nesterov=True
     )
-    x = ((TRAIN.images.double() / 255 - 0.1307) / 0.3081).flatten(1)
+    x = TRAIN.images.double().flatten(1) / 255
+    x = (x - 0.1307) / 0.3081 if pixels == "standard" else x
     generator = torch.Generator().manual_seed(3)
     for epoch in range(epochs):
         order = torch.randperm(330, generator=generator)
@@ -104,16 +105,21 @@ def oracle(
 @each_engine
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("batch_size", ["1", "100", "full"])
-@pytest.mark.parametrize("schedule", ["cosine", "triangle"])
-def test_the_steps_are_those_of_a_plain_loop(name, loss, batch_size, schedule):
+@pytest.mark.parametrize(
+    ("schedule", "pixels"), [("cosine", "standard"), ("triangle", "standard"), ("cosine", "unit")]
+)
+def test_the_steps_are_those_of_a_plain_loop(name, loss, batch_size, schedule, pixels):
     run("--engine", name, "--loss", loss, "--batch-size", batch_size, "--dtype", "float64",
         "--activation", "tanh", "--lr", 0.03, "--momentum", 0.8, "--weight-decay", 0.01,
-        "--nesterov", "--seed", 3, "--epochs", 2, "--schedule", schedule, "--out", "o")  # fmt: skip
+        "--nesterov", "--seed", 3, "--epochs", 2, "--schedule", schedule,
+        "--pixels", pixels, "--out", "o")  # fmt: skip
     size = 330 if batch_size == "full" else int(batch_size)
     if loss == "mse":
-        model = oracle(size, 2, nn.MSELoss(), torch.eye(10).double()[TRAIN.labels], schedule)
+        model = oracle(
+            size, 2, nn.MSELoss(), torch.eye(10).double()[TRAIN.labels], schedule, pixels
+        )
     else:
-        model = oracle(size, 2, nn.CrossEntropyLoss(), TRAIN.labels, schedule)
+        model = oracle(size, 2, nn.CrossEntropyLoss(), TRAIN.labels, schedule, pixels)
     got = state("o")["model"]
     assert list(got) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     for mine, wanted in zip(got.values(), model.parameters(), strict=True):

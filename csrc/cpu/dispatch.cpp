@@ -16,6 +16,10 @@ extern const KernelTable table;
 namespace avx512 {
 extern const KernelTable table;
 }
+#elif defined(__aarch64__)
+namespace neon {
+extern const KernelTable table;
+}
 #endif
 
 namespace {
@@ -36,6 +40,8 @@ const auto& isas() {
                          __builtin_cpu_supports("f16c")},
       {&scalar::table, true},
   }};
+#elif defined(__aarch64__)
+  static const std::array<Isa, 2> all = {{{&neon::table, true}, {&scalar::table, true}}};
 #else
   static const std::array<Isa, 1> all = {{{&scalar::table, true}}};
 #endif

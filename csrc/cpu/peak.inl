@@ -69,11 +69,14 @@ inline void bandwidth(const BandwidthArgs& args) {
   const int64_t passes = std::max(kPieceBytes / bytes_per_pass, int64_t{1});
 
   // Not initialised here: each page is to be first written, and so placed, by its own thread.
-  const std::unique_ptr<float[]> arrays(new float[2 * share * threads]);
+  constexpr int64_t kLine = 64;
+  const std::unique_ptr<char[]> memory(new char[2 * share * threads * sizeof(float) + kLine]);
+  const auto address = reinterpret_cast<uintptr_t>(memory.get());
+  float* arrays = reinterpret_cast<float*>(memory.get() + (kLine - address % kLine) % kLine);
   const auto each_share = [&](const auto& body) {
     parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
       for (int64_t thread = begin; thread < end; ++thread) {
-        float* p = arrays.get() + 2 * share * thread;
+        float* p = arrays + 2 * share * thread;
         body(p, p + share);
       }
     });

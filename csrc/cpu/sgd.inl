@@ -1,8 +1,11 @@
 // contract/sgd.h on the CPU: one loop over the elements of all tensors, laid end to end, so that
 // the threads' shares are equal whether there is one large tensor or a thousand small ones.
 
+// A second thread is worth waking for this many elements, since another core's cache holds them.
+constexpr int64_t kSgdGrain = 64 * 1024;
+
 // Elements [begin, end) of one tensor. The options are template parameters, and the rule a local
-// copy, so that the compiler takes every decision out of the loop and vectorises what is left.
+// copy, so that the compiler takes every decision out of the loop.
 template <class T, bool kMomentum, bool kFirst, bool kNesterov, bool kScaled>
 void sgd_range(SgdRule<acc_t<T>> rule, acc_t<T> grad_scale, const SgdTensor& tensor, int64_t begin,
                int64_t end) {
@@ -12,18 +15,19 @@ void sgd_range(SgdRule<acc_t<T>> rule, acc_t<T> grad_scale, const SgdTensor& ten
   T* p = static_cast<T*>(tensor.p);
   T* g = static_cast<T*>(tensor.g);
   T* m = static_cast<T*>(tensor.m);
-  for (int64_t i = begin; i < end; ++i) {
-    A gi = static_cast<A>(g[i]);
+  for_each_lanes<A>(begin, end, [&](auto lanes) {
+    auto gi = lanes.load(g);
     if (kScaled) {
       gi /= grad_scale;
-      g[i] = static_cast<T>(gi);
+      lanes.store(g, gi);
     }
-    A pi = static_cast<A>(p[i]);
-    A mi = kMomentum && !kFirst ? static_cast<A>(m[i]) : A(0);
+    auto pi = lanes.load(p);
+    typename Vec<A>::type mi = {};
+    if (kMomentum && !kFirst) mi = lanes.load(m);
     rule(pi, gi, mi, kFirst);
-    if (kMomentum) m[i] = static_cast<T>(mi);
-    p[i] = static_cast<T>(pi);
-  }
+    if (kMomentum) lanes.store(m, mi);
+    lanes.store(p, pi);
+  });
 }
 
 template <class T>
@@ -56,7 +60,7 @@ inline void sgd(const SgdArgs& args) {
     const acc_t<T> grad_scale = args.grad_scale ? *args.grad_scale : 1.0f;
     const auto ranges = args.grad_scale ? sgd_ranges<T, true>(args.momentum != 0, args.nesterov)
                                         : sgd_ranges<T, false>(args.momentum != 0, args.nesterov);
-    parallel_for(0, starts[args.count], kElementwiseGrain, [&](int64_t begin, int64_t end) {
+    parallel_for(0, starts[args.count], kSgdGrain, [&](int64_t begin, int64_t end) {
       int64_t t = std::upper_bound(starts, starts + args.count + 1, begin) - starts - 1;
       for (; begin < end; ++t) {
         const SgdTensor& tensor = args.tensors[t];

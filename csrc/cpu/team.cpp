@@ -78,16 +78,6 @@ class Epoch {
   std::atomic<int> asleep_{0};
 };
 
-constexpr int kUnknown = -1;
-
-int current_processor() {
-#if defined(__linux__)
-  return sched_getcpu();
-#else
-  return kUnknown;
-#endif
-}
-
 using Clock = std::chrono::steady_clock;
 
 // A thread spins for this long before it sleeps: longer than a sleeping one takes to wake (some
@@ -96,17 +86,40 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::microseconds kSpin(100);
 constexpr int kPausesBetweenLooksAtTheClock = 16;
 
-// Members on one processor do not spin but sleep, so that the other can go on. Then never more than
-// one of them is ready to run when the system looks for threads to move to an idle processor, and
-// they would stay there for ever: so for a part of the time they yield instead.
-constexpr std::chrono::milliseconds kYieldTime(16), kYieldPeriod(128);
+// Members on one processor do not spin but sleep, so that the other can go on. Then there is never
+// more than one of them ready to run when the system looks for threads to move to an idle
+// processor, and they might stay there for ever: so they move by themselves, now and then.
+constexpr std::chrono::milliseconds kBetweenMoves(400);
+
+// Which processor a thread runs on; where the system does not tell, there is but kUnknown.
+constexpr int kUnknown = -1;
+using Processors = std::vector<std::atomic<int>>;  // of each member of a team, as last seen
+
+#if defined(__linux__)
+int current_processor() { return sched_getcpu(); }
+
+// Moves the calling thread, member `index`, to a processor that no other member has.
+void move_away(const Processors& processors, int index) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  cpu_set_t others = allowed;
+  for (int i = 0; i < static_cast<int>(processors.size()); ++i)
+    if (i != index) CPU_CLR(processors[i].load(std::memory_order_relaxed), &others);
+  if (CPU_COUNT(&others) == 0) return;
+  sched_setaffinity(0, sizeof(others), &others);
+  sched_setaffinity(0, sizeof(allowed), &allowed);
+}
+#else
+int current_processor() { return kUnknown; }
+void move_away(const Processors&, int) {}
+#endif
 
 }  // namespace
 
 // The threads that one caller has at a time, and the barrier they share.
 class Crew {
  public:
-  explicit Crew(int size) : size(size), processors_(size), calls_(size) {
+  explicit Crew(int size) : size(size), processors_(size), next_move_(size), calls_(size) {
     for (auto& processor : processors_) processor.store(kUnknown);
   }
 
@@ -126,9 +139,7 @@ class Crew {
 
   void meet(int index) {
     const uint32_t meeting = meetings_.now();
-    const int processor = current_processor();
-    if (processors_[index].load(std::memory_order_relaxed) != processor)
-      processors_[index].store(processor, std::memory_order_relaxed);
+    note_processor(index);
     if (arrived_.fetch_add(1) + 1 < size) {
       wait(meetings_, meeting, index);
       return;
@@ -142,20 +153,23 @@ class Crew {
  private:
   void wait(Epoch& epoch, uint32_t old, int index) {
     const auto begin = Clock::now();
-    for (auto now = begin; now < begin + kSpin; now = Clock::now()) {
-      if (alone_on_processor(index)) {
-        for (int i = 0; i < kPausesBetweenLooksAtTheClock; ++i) {
-          if (epoch.now() != old) return;
-          pause_briefly();
-        }
-      } else if (now.time_since_epoch() % kYieldPeriod < kYieldTime) {
-        if (epoch.now() != old) return;
-        std::this_thread::yield();
-      } else {
-        break;
-      }
+    if (index > 0 && !alone_on_processor(index) && begin > next_move_[index]) {
+      next_move_[index] = begin + kBetweenMoves;
+      move_away(processors_, index);
+      note_processor(index);
     }
+    for (auto now = begin; now < begin + kSpin && alone_on_processor(index); now = Clock::now())
+      for (int i = 0; i < kPausesBetweenLooksAtTheClock; ++i) {
+        if (epoch.now() != old) return;
+        pause_briefly();
+      }
     epoch.sleep(old);
+  }
+
+  void note_processor(int index) {
+    const int processor = current_processor();
+    if (processors_[index].load(std::memory_order_relaxed) != processor)
+      processors_[index].store(processor, std::memory_order_relaxed);
   }
 
   // Whether no other member was last seen on this one's processor: that one could not go on while
@@ -198,7 +212,8 @@ class Crew {
   int started_ = 1;  // the caller
   void (*body_)(const void*, Member&) = nullptr;
   const void* context_ = nullptr;
-  std::vector<std::atomic<int>> processors_;  // [size] where each member was last seen
+  Processors processors_;                     // [size]
+  std::vector<Clock::time_point> next_move_;  // [size] of each member, at the earliest
   std::vector<Epoch> calls_;                  // [size] of each member; the caller's is not used
   alignas(64) std::atomic<int> arrived_{0};
   Epoch meetings_;

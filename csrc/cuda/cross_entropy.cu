@@ -239,7 +239,8 @@ __global__ void __launch_bounds__(kThreads)
     h = G::reduce(h, Sum{});
     if (G::rank() != 0) continue;
     if (sample.ignored()) h = 0;  // even where its logits are not finite
-    if (reduction == Reduction::none) gdy[s] = T(static_cast<A>(h) / *norm);
+    h /= static_cast<double>(*norm);
+    if (reduction == Reduction::none) gdy[s] = T(static_cast<A>(h));
     gdy_sum += h;
   }
   if (reduction != Reduction::none) store_partial(partials, gdy_sum);
@@ -300,7 +301,7 @@ void cross_entropy_double_backward(const CrossEntropyDoubleBackwardArgs& args, C
     });
     if (args.reduction == Reduction::none) return;
     launch("cross_entropy_double_backward, sum of its parts", finish_gdy_kernel<T>, 1, kThreads,
-           context, args.workspace, blocks, norm, gdy);
+           context, args.workspace, blocks, gdy);
   });
 }
 

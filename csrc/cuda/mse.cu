@@ -59,11 +59,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   for (int64_t i = first; i < n; i += threads) {
     const A ui = static_cast<A>(u[i]), weight = weight_at(w, i);
-    const A of_dy = squared_error_dx(static_cast<A>(x[i]), static_cast<A>(t[i]), weight, ui);
+    const A of_dy =
+        squared_error_dx(static_cast<A>(x[i]), static_cast<A>(t[i]), weight, ui / *norm);
     // The gradient is linear in x - t: its derivative along u is itself with u for x - t.
     const A of_x = squared_error_dx(ui, A(0), weight, static_cast<A>(dy[i * dy_stride]));
     gx[i] = T(of_x / *norm);
-    if (reduction == Reduction::none) gdy[i] = T(of_dy / *norm);
+    if (reduction == Reduction::none) gdy[i] = T(of_dy);
     gdy_sum += static_cast<double>(of_dy);
   }
   if (reduction != Reduction::none) store_partial(partials, gdy_sum);
@@ -106,8 +107,7 @@ void mse_double_backward(const MseDoubleBackwardArgs& args, Context context) {
            static_cast<T*>(args.gdy), static_cast<T*>(args.gx), args.n, args.workspace);
     if (args.reduction == Reduction::none) return;
     launch("mse_double_backward, sum of its parts", finish_gdy_kernel<T>, 1, kThreads, context,
-           args.workspace, blocks, static_cast<const acc_t<T>*>(args.norm),
-           static_cast<T*>(args.gdy));
+           args.workspace, blocks, static_cast<T*>(args.gdy));
   });
 }
 

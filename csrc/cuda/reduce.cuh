@@ -37,12 +37,12 @@ __global__ void __launch_bounds__(kThreads)
   *loss = T(static_cast<acc_t<T>>(sum / divisor));
 }
 
-// gdy = sum of partials / norm
+// gdy = sum of partials
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    finish_gdy_kernel(const double* partials, int64_t count, const acc_t<T>* norm, T* gdy) {
+    finish_gdy_kernel(const double* partials, int64_t count, T* gdy) {
   const double sum = add_partials(partials, count);
-  if (threadIdx.x == 0) *gdy = T(static_cast<acc_t<T>>(sum / static_cast<double>(*norm)));
+  if (threadIdx.x == 0) *gdy = T(static_cast<acc_t<T>>(sum));
 }
 
 }  // namespace gdext::cuda

@@ -4,6 +4,10 @@
 
 namespace gdext {
 
+std::string at(const char* list, size_t i) {
+  return std::string(list) + '[' + std::to_string(i) + ']';
+}
+
 std::string show(Sizes sizes) {
   std::ostringstream text;
   text << '[';
@@ -93,6 +97,10 @@ void check_shape(const Tensor& t, const char* name, Sizes wanted, const char* wh
   bool same = got.size() == wanted.size();
   for (size_t i = 0; same && i < wanted.size(); ++i) same = got[i] == wanted[i];
   GDEXT_CHECK(same, name, ": wanted shape ", show(wanted), " (", why, "), got ", show(got));
+}
+
+void check_length(const char* name, size_t got, size_t wanted, const char* why) {
+  GDEXT_CHECK_VALUE(got == wanted, name, ": wanted ", wanted, " elements (", why, "), got ", got);
 }
 
 Activation check_activation(int64_t activation) {

@@ -35,15 +35,19 @@ std::string message(const Parts&... parts) {
 #define GDEXT_CHECK_VALUE(condition, ...) \
   if (!(condition)) throw std::invalid_argument(::gdext::message(__VA_ARGS__))
 
-std::string show(Sizes sizes);             // "[2, 3]"
-std::string show_device(const Tensor& t);  // "cuda:0"
-const char* show_dtype(ScalarType dtype);  // "float32"
+std::string at(const char* list, size_t i);  // "grads[3]"
+std::string show(Sizes sizes);               // "[2, 3]"
+std::string show_device(const Tensor& t);    // "cuda:0"
+const char* show_dtype(ScalarType dtype);    // "float32"
 
 // A dense tensor of a dtype that gdext has kernels for; its DType.
 DType check_floating(const Tensor& t, const char* name);
 // `t` is dense and has the dtype and device of `like`.
 void check_like(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
 void check_shape(const Tensor& t, const char* name, Sizes wanted, const char* why);
+
+// A list has as many elements as wanted.
+void check_length(const char* name, size_t got, size_t wanted, const char* why);
 
 // The numbers of Python's side as the enumerations, or an error.
 Activation check_activation(int64_t activation);

@@ -76,7 +76,7 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       " float label_smoothing, bool want_gt) -> (Tensor gdy, Tensor gx, Tensor gt)");
   m.def(
       "sgd_(Tensor(a!)[] params, Tensor(b!)[] grads, Tensor(c!)[] momentum_buffers, bool[] first,"
-      " float lr, float momentum, float dampening, float weight_decay, bool nesterov=False,"
+      " float lr, float momentum=0, float dampening=0, float weight_decay=0, bool nesterov=False,"
       " bool maximize=False, Tensor? lr_tensor=None, Tensor? grad_scale=None,"
       " Tensor? found_inf=None, bool check_only=False) -> ()");
   m.def(

@@ -76,13 +76,13 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor sav
 
   GDEXT_CHECK((f == Activation::identity) == !saved,
               "saved: wanted the forward's y or z for every activation but identity");
-  Tensor dz = nothing(dy), dx = nothing(dy), dw = nothing(dy), db = nothing(dy);
+  OptionalTensor dz, dx, dw, db;
   if (saved) {
     check_like(*saved, "saved", dy, "dy");
     check_shape(*saved, "saved", dy.sizes(), "that of dy");
     args.s = as_matrix(*saved);
     dz = empty(dy.sizes(), accumulation_dtype(dy), dy);
-    args.dz = dz.mutable_data_ptr();
+    args.dz = dz->mutable_data_ptr();
   }
   if (wanted[0]) {
     GDEXT_CHECK(weight && weight->dim() == 2, "weight: wanted shape [out_features, in_features] ",
@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor sav
     check_shape(*weight, "weight", {O, args.I}, "out_features of dy");
     args.w = as_matrix(*weight);
     dx = empty(with_last(dy, args.I), dy);
-    args.dx = dx.mutable_data_ptr();
+    args.dx = dx->mutable_data_ptr();
   }
   if (wanted[1]) {
     GDEXT_CHECK(x && x->dim() >= 1, "input: wanted shape [*, in_features] for dw");
@@ -102,14 +102,15 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor sav
     args.I = I;
     args.x = as_matrix(*x);
     dw = empty({O, I}, dy);
-    args.dw = dw.mutable_data_ptr();
+    args.dw = dw->mutable_data_ptr();
   }
   if (wanted[2]) {
     db = empty({O}, dy);
-    args.db = db.mutable_data_ptr();
+    args.db = db->mutable_data_ptr();
   }
   GDEXT_RUN(dy, linear_backward, args);
-  return {dx, dw, db};
+  const auto or_nothing = [&](const OptionalTensor& t) { return t ? *t : nothing(dy); };
+  return {or_nothing(dx), or_nothing(dw), or_nothing(db)};
 }
 
 std::tuple<Tensor, Tensor, Tensor> activation_double_backward(Tensor q, Tensor dy, Tensor saved,

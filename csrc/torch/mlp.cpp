@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "torch/meta.h"
 #include "torch/ops.h"
 
 namespace gdext {
@@ -15,12 +16,6 @@ namespace {
 constexpr int64_t kSamplesPerCall = 1 << 20;
 
 constexpr size_t kOptions = 6;  // of a group: MlpGroup's, and lr
-
-std::string at(const char* list, size_t i) { return message(list, '[', i, ']'); }
-
-void check_length(const char* name, size_t got, size_t wanted, const char* why) {
-  GDEXT_CHECK_VALUE(got == wanted, name, ": wanted ", wanted, " elements (", why, "), got ", got);
-}
 
 void check_on_cpu(const Tensor& t, const char* name) {
   GDEXT_CHECK(t.is_cpu(), name, ": wanted a tensor on cpu (the whole-network step has no kernel ",
@@ -41,7 +36,7 @@ class Network {
   std::vector<double> lr;  // of each group
   DType dtype;
 
-  Network(const std::vector<Tensor>& params, const std::vector<Tensor>& momentum_buffers,
+  Network(const TensorList& params, const TensorList& momentum_buffers,
           const std::vector<bool>& first, const std::vector<bool>& biases,
           const std::vector<int64_t>& activations, const std::vector<int64_t>& group_of,
           const std::vector<double>& options)
@@ -60,24 +55,26 @@ class Network {
           {options[i], options[i + 1], options[i + 2], options[i + 3] != 0, options[i + 4] != 0});
       lr.push_back(options[i + 5]);
     }
-    dtype = check_floating(params[0], "params[0]");
-    check_on_cpu(params[0], "params[0]");
+    dtype = check_floating(params.tensor(0), "params[0]");
+    check_on_cpu(params.tensor(0), "params[0]");
+    const Meta kind(params[0]);
     for (size_t l = 0; l < L; ++l) {
-      const Tensor& w = params[next_];
-      GDEXT_CHECK(w.dim() == 2 && w.numel() > 0 && (l == 0 || w.size(1) == layers.back().O),
+      MlpLayer layer{};
+      layer.activation = check_activation(activations[l]);
+      const Meta w(params[next_]);
+      GDEXT_CHECK(w.sizes.size() == 2 && w.numel > 0 && (l == 0 || w.sizes[1] == layers.back().O),
                   at("params", next_), ": wanted shape [out_features, ",
                   l ? std::to_string(layers.back().O) : "in_features", "], no size of 0, got ",
-                  show(w.sizes()));
-      MlpLayer layer{};
-      layer.O = w.size(0);
-      layer.I = w.size(1);
-      layer.activation = check_activation(activations[l]);
-      layer.w = next_parameter();
+                  show(w.sizes));
+      layer.O = w.sizes[0];
+      layer.I = w.sizes[1];
+      layer.w = next_parameter(w, kind);
       if (biases[l]) {
-        const Tensor& b = params[next_];
-        GDEXT_CHECK(b.dim() == 1 && b.numel() == layer.O, at("params", next_), ": wanted shape [",
-                    layer.O, "] (out_features of its weight), got ", show(b.sizes()));
-        layer.b = next_parameter();
+        const Meta b(params[next_]);
+        GDEXT_CHECK(b.sizes.size() == 1 && b.numel == layer.O, at("params", next_),
+                    ": wanted shape [", layer.O, "] (out_features of its weight), got ",
+                    show(b.sizes));
+        layer.b = next_parameter(b, kind);
       }
       layers.push_back(layer);
     }
@@ -86,52 +83,42 @@ class Network {
   }
 
  private:
-  const std::vector<Tensor>& params_;
-  const std::vector<Tensor>& buffers_;
+  const TensorList& params_;
+  const TensorList& buffers_;
   const std::vector<bool>& first_;
   const std::vector<int64_t>& group_of_;
   size_t next_ = 0, next_buffer_ = 0;
 
-  MlpParameter next_parameter() {
+  MlpParameter next_parameter(const Meta& p, const Meta& kind) {
     const size_t i = next_++;
-    const Tensor& p = params_[i];
-    check_beside(p, "params", i, params_[0]);
+    if (!p.is_kind_of(kind)) {
+      check_like(params_.tensor(i), at("params", i).c_str(), params_.tensor(0), "params[0]");
+    }
     const int64_t group = group_of_[i];
     GDEXT_CHECK_VALUE(group >= 0 && group < static_cast<int64_t>(groups.size()), at("groups", i),
                       ": wanted a number from 0 to ", groups.size() - 1, ", got ", group);
     MlpParameter result;
-    result.data = p.mutable_data_ptr();
-    result.row_stride = p.stride(0);
-    result.col_stride = p.dim() == 2 ? p.stride(1) : 1;
+    result.data = p.written();
+    result.row_stride = p.strides[0];
+    result.col_stride = p.strides.size() == 2 ? p.strides[1] : 1;
     result.group = static_cast<int>(group);
     if (groups[group].momentum != 0) {
       const size_t j = next_buffer_++;
       GDEXT_CHECK_VALUE(j < buffers_.size(), "momentum_buffers: wanted one for each parameter ",
                         "whose group has momentum, got ", buffers_.size());
-      const Tensor& m = buffers_[j];
-      check_beside(m, "momentum_buffers", j, p);
-      const Sizes wanted = p.sizes(), got = m.sizes();
-      GDEXT_CHECK(std::equal(wanted.begin(), wanted.end(), got.begin(), got.end()),
-                  at("momentum_buffers", j), ": wanted shape ", show(wanted), " (that of params[",
-                  i, "]), got ", show(got));
-      result.momentum = m.mutable_data_ptr();
-      result.momentum_row_stride = m.stride(0);
-      result.momentum_col_stride = p.dim() == 2 ? m.stride(1) : 1;
+      const Meta m(buffers_[j]);
+      if (!m.is_kind_of(kind)) {
+        check_like(buffers_.tensor(j), at("momentum_buffers", j).c_str(), params_.tensor(0),
+                   "params[0]");
+      }
+      GDEXT_CHECK(m.has_shape_of(p), at("momentum_buffers", j), ": wanted shape ", show(p.sizes),
+                  " (that of params[", i, "]), got ", show(m.sizes));
+      result.momentum = m.written();
+      result.momentum_row_stride = m.strides[0];
+      result.momentum_col_stride = m.strides.size() == 2 ? m.strides[1] : 1;
       result.first = first_[j];
     }
     return result;
-  }
-
-  // A dense tensor of the dtype and device of `like`. The text is made only where it is needed:
-  // making it takes longer than a step of a small network.
-  static void check_beside(const Tensor& t, const char* list, size_t i, const Tensor& like) {
-    int32_t layout = 0;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
-    if (layout == aoti_torch_layout_strided() && t.scalar_type() == like.scalar_type() &&
-        t.is_cpu()) {
-      return;
-    }
-    check_like(t, at(list, i).c_str(), like, "params[0]");
   }
 };
 
@@ -201,7 +188,7 @@ int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
 
-int64_t mlp_(const std::vector<Tensor>& params, const std::vector<Tensor>& momentum_buffers,
+int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              const std::vector<bool>& first, const std::vector<bool>& biases,
              const std::vector<int64_t>& activations, const std::vector<int64_t>& groups,
              const std::vector<double>& options, Tensor inputs, Tensor targets,
@@ -220,12 +207,13 @@ int64_t mlp_(const std::vector<Tensor>& params, const std::vector<Tensor>& momen
   args.reduction = check_reduction(reduction);
   args.ignore_index = ignore_index;
   args.label_smoothing = label_smoothing;
-  set_loss(args, class_weight, params[0]);
-  set_inputs(args, inputs, params[0]);
+  const Tensor param = params.tensor(0);
+  set_loss(args, class_weight, param);
+  set_inputs(args, inputs, param);
   args.input_scale = input_scale;
   args.input_shift = input_shift;
   const int64_t N = inputs.size(0);
-  set_targets(args, targets, params[0], N);
+  set_targets(args, targets, param, N);
 
   args.samples = N;
   if (order) {

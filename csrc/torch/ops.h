@@ -47,7 +47,7 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
 // done. params: for each layer its weight [O,I] and, where `biases` says so, bias [O]; groups: the
 // group of each; options: MlpGroup's five numbers for each group and its lr; lr: [steps, groups] in
 // its place; momentum_buffers: one for each of params whose group has momentum, `first` likewise.
-int64_t mlp_(const std::vector<Tensor>& params, const std::vector<Tensor>& momentum_buffers,
+int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              const std::vector<bool>& first, const std::vector<bool>& biases,
              const std::vector<int64_t>& activations, const std::vector<int64_t>& groups,
              const std::vector<double>& options, Tensor inputs, Tensor targets,

@@ -12,11 +12,6 @@ namespace gdext {
 
 namespace {
 
-// "grads[3]"
-std::string at(const char* list, size_t i) {
-  return std::string(list) + '[' + std::to_string(i) + ']';
-}
-
 void check_number(const char* name, double value) {
   GDEXT_CHECK_VALUE(std::isfinite(value) && value >= 0, name, ": wanted a finite number >= 0, got ",
                     value);
@@ -29,10 +24,6 @@ void check_options(double momentum, double dampening, double weight_decay, bool 
   GDEXT_CHECK_VALUE(!nesterov || (momentum > 0 && dampening == 0),
                     "nesterov: wanted momentum > 0 and dampening == 0, got momentum ", momentum,
                     " and dampening ", dampening);
-}
-
-void check_length(const char* name, size_t got, size_t wanted, const char* why) {
-  GDEXT_CHECK_VALUE(got == wanted, name, ": wanted ", wanted, " elements (", why, "), got ", got);
 }
 
 void check_one_element(const OptionalTensor& t, const char* name) {

@@ -6,6 +6,7 @@ Letters: B batch, I in_features, O out_features; ``[*, I]`` stands for any leadi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -93,6 +94,31 @@ def _(q: Tensor, dy: Tensor, saved: Tensor, activation: int) -> tuple[Tensor, Te
 Grads = tuple[Tensor | None, ...]
 
 
+def values_to_save(
+    needed: Sequence[bool],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: int,
+    y: Tensor,
+    z: Tensor,
+) -> Grads:
+    """x, weight, bias and what f' is taken from, each None where the backward can do without.
+
+    ``needed``: which of dx, dw and db there will be. dx is made of weight and dw of x. Where f'' is
+    not 0, the second derivative also goes to each of x, weight and bias that has a gradient, by way
+    of the last of the four.
+    """
+    need_x, need_w, need_b = needed
+    curved = activation not in PIECEWISE_LINEAR
+    return (
+        x if need_w or (need_x and curved) else None,
+        weight if need_x or (need_w and curved) else None,
+        bias if need_b and curved else None,
+        None if activation == IDENTITY else z if activation in SAVES_Z else y,
+    )
+
+
 class Linear(Function):
     """(x [*, I], weight [O, I], bias [O] or None, activation, want_z) -> y [*, O], z.
 
@@ -114,17 +140,8 @@ class Linear(Function):
         ctx.activation = activation
         ctx.mark_non_differentiable(z)
         ctx.set_materialize_grads(False)
-        saved = None if activation == IDENTITY else z if activation in SAVES_Z else y
-        # dx is made of weight and dw of x. Where f'' is not 0, the second derivative also goes to
-        # each of x, weight and bias that has a gradient, by way of saved.
-        need_x, need_w, need_b = ctx.needs_input_grad[:3]
-        curved = activation not in PIECEWISE_LINEAR
-        ctx.save_for_backward(
-            x if need_w or (need_x and curved) else None,
-            weight if need_x or (need_w and curved) else None,
-            bias if need_b and curved else None,
-            saved,
-        )
+        needed = ctx.needs_input_grad[:3]
+        ctx.save_for_backward(*values_to_save(needed, x, weight, bias, activation, y, z))
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _dz: None = None) -> Grads:

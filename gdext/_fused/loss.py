@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import _reduction
 
 from gdext import nn as gdext_nn
-from gdext._fused.network import has_hooks
 
 CROSS_ENTROPY, MSE = 0, 1  # csrc/contract/mlp.h: MlpLoss
 _KINDS = (gdext_nn.CrossEntropyLoss, gdext_nn.MSELoss, nn.CrossEntropyLoss, nn.MSELoss)
@@ -38,7 +37,7 @@ def read_loss(loss: nn.Module) -> Loss:
             "loss: wanted an MSELoss or CrossEntropyLoss of torch.nn or gdext.nn, got "
             f"{kind.__name__}"
         )
-    if has_hooks(loss) or "forward" in loss.__dict__:
+    if gdext_nn.has_hooks(loss) or "forward" in loss.__dict__:
         raise RuntimeError(
             "loss: wanted no hooks and no forward of its own, which the fused step would not call"
         )

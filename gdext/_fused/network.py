@@ -149,7 +149,7 @@ _HOOKED, _UNKNOWN = object(), object()
 
 def _content(module: nn.Module) -> object:
     """What ``module`` is made of: while it is equal, so is what calling the module does."""
-    if has_hooks(module):
+    if gdext_nn.has_hooks(module):
         return _HOOKED
     kind = type(module)
     if "forward" in module.__dict__:
@@ -164,16 +164,6 @@ def _content(module: nn.Module) -> object:
     if kind is nn.Identity:
         return None
     return gdext_nn.activation_name(module) or _UNKNOWN
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module calls more than its forward."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 def _refuse_hooks(name: str) -> NoReturn:

@@ -28,6 +28,7 @@ from gdext.benchmark import (
 )
 from gdext.benchmark.contestants import LABELS, Unavailable
 from gdext.benchmark.jax_peer import VARIANTS, JaxPeer
+from gdext.benchmark.networks import FEATURED, NETWORKS
 from gdext.training.output import write_atomically
 
 SECTIONS = ("limits", "steps", "ops", "optimizer", "memory", "accuracy")
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmark.py: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("benchmark.py: interrupted; sections that were finished are kept", file=sys.stderr)
+        print("benchmark.py: interrupted; what was measured is kept", file=sys.stderr)
         return 130
     return 0
 
@@ -83,7 +84,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         )  # fmt: skip
 
     several("sections", SECTIONS, "what to measure (with --quick all but memory and accuracy)")
-    several("networks", [*networks.NETWORKS], "of the section steps")
+    several("networks", [*NETWORKS], "of the section steps")
     several("contestants", [*LABELS], "who trains")
     cores = machine.cores()
     add = parser.add_argument
@@ -104,7 +105,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--readme", metavar="JSON",
         help="measure nothing: draw the picture of this result anew, and rewrite the table in "
         "./README.md from it")  # fmt: skip
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    effort = rounds.QUICK if chosen.quick else rounds.THOROUGH
+    chosen.effort = replace(effort, rounds=chosen.rounds or effort.rounds)
+    chosen.sections = chosen.sections or (QUICK_SECTIONS if chosen.quick else SECTIONS)
+    chosen.networks = chosen.networks or [*(FEATURED if chosen.quick else NETWORKS)]
+    chosen.batches = chosen.batches or (QUICK_BATCHES if chosen.quick else None)
+    chosen.contestants = chosen.contestants or [*LABELS]
+    return chosen
 
 
 def _integer(least: int, most: int) -> Any:
@@ -120,46 +128,44 @@ def _integer(least: int, most: int) -> Any:
 def _run(chosen: argparse.Namespace, given: list[str]) -> None:
     folder = Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)
-    effort = rounds.QUICK if chosen.quick else rounds.THOROUGH
-    effort = replace(effort, rounds=chosen.rounds or effort.rounds)
-    contestants = chosen.contestants or [*LABELS]
     machine.use_cores(chosen.threads)
     with ExitStack() as stack:
-        jax = _start_jax(chosen.jax_python, contestants, stack)
+        jax = _start_jax(chosen, stack)
         results: Results = {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": _command(given),
             "machine": machine.machine(),
             "versions": machine.versions(jax.versions if isinstance(jax, JaxPeer) else None),
             "threads": chosen.threads,
-            "effort": asdict(effort),
+            "effort": asdict(chosen.effort),
             "limits": {},
             "rows": [],
             "memory": [],
             "accuracy": [],
             "notes": [],
         }
-        for section in chosen.sections or (QUICK_SECTIONS if chosen.quick else SECTIONS):
+        for section in chosen.sections:
             print(f"== {section}", flush=True)
             try:
-                _measure(section, chosen, contestants, jax, effort, results)
+                _measure(section, chosen, jax, results)
             except Unavailable as error:
                 note = f"{section}: {error}"
                 print(note, flush=True)
                 results["notes"].append(note)
-            _save(results, folder)
+            finally:
+                _save(results, folder)
     plot.draw(results, folder)
+    print("\n".join(tables.disturbances(results)))
     print(f"everything is in {folder}")
 
 
 def _measure(
     section: str,
     chosen: argparse.Namespace,
-    contestants: list[str],
     jax: JaxPeer | Unavailable,
-    effort: rounds.Effort,
     results: Results,
 ) -> None:
+    contestants, effort = chosen.contestants, chosen.effort
     if section == "limits":
         results["limits"] = limits.run(5 * effort.limit, chosen.threads)
         print(tables.limits_text(results["limits"]), flush=True)
@@ -174,8 +180,8 @@ def _measure(
     else:
         rows = {
             "steps": lambda: steps.run(
-                [networks.NETWORKS[n] for n in chosen.networks or networks.NETWORKS],
-                chosen.batches or (QUICK_BATCHES if chosen.quick else None),
+                [NETWORKS[name] for name in chosen.networks],
+                chosen.batches,
                 contestants,
                 jax,
                 effort,
@@ -183,19 +189,21 @@ def _measure(
             "ops": lambda: ops.run(effort),
             "optimizer": lambda: optimizer.run(effort, 10**7 if chosen.quick else 10**8),
         }[section]
+        if section == "steps" and any(NETWORKS[n].input == "mnist" for n in chosen.networks):
+            results["notes"].append(f"The MNIST pixels are {networks.mnist().source}.")
         for row in rows():
             results["rows"].append(asdict(row))
             print(tables.row_text(row), flush=True)
 
 
-def _start_jax(python: str | None, contestants: list[str], stack: ExitStack) -> Any:
+def _start_jax(chosen: argparse.Namespace, stack: ExitStack) -> JaxPeer | Unavailable:
     """The worker, or why there is none: that is an error only where it was asked for by path."""
-    if not any(name in VARIANTS for name in contestants):
+    if not any(name in VARIANTS for name in chosen.contestants):
         return Unavailable("not asked for")
     try:
-        return stack.enter_context(JaxPeer(python or sys.executable))
+        return stack.enter_context(JaxPeer(chosen.jax_python or sys.executable))
     except Unavailable as error:
-        if python is not None:
+        if chosen.jax_python is not None:
             raise UsageError(f"--jax-python: {error}") from error
         return error
 

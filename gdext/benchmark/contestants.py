@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,12 +77,9 @@ def fused_step(case: Case) -> Contestant:
     return Contestant(case, list(trainer.model.parameters()), work)
 
 
-def _fused_trainer(case: Case) -> Any:
-    trainer = getattr(gdext, "FusedTrainer", None)
-    if trainer is None:
-        raise Unavailable("not there")
+def _fused_trainer(case: Case) -> gdext.FusedTrainer:
     model, sgd, loss = ENGINES["layers"](*_arguments(case))
-    return trainer(model, sgd(model.parameters(), lr=LEARNING_RATE), loss)
+    return gdext.FusedTrainer(model, sgd(model.parameters(), lr=LEARNING_RATE), loss)
 
 
 def layers(case: Case) -> Contestant:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,7 +78,12 @@ NETWORKS = {
         Network((784, 512, 512, 10), "relu", "cross_entropy"),
         Network((784, 512, 512, 10), "relu", "cross_entropy", "mnist"),
         Network((784, 1000, 500, 10), "relu", "cross_entropy"),
-        Network((784, 1024, 1024, 1024, 1024, 10), "relu", "cross_entropy"),
+        Network(
+            (784, 1024, 1024, 1024, 1024, 10),
+            "relu",
+            "cross_entropy",
+            batches=(1, 32, 128, 512),
+        ),
     )
 }
 
@@ -106,9 +112,7 @@ class Case:
         return list(zip(inputs, targets, strict=True))
 
 
-def make_case(network: Network, batch: int, flops: float) -> Case:
-    """As many steps (1 to 1,000) as have about `flops` operations."""
-    steps = min(max(int(flops / network.flops(batch)), 1), 1000)
+def make_case(network: Network, batch: int, steps: int) -> Case:
     count = steps * batch
     random = torch.Generator().manual_seed(1)
     outputs = network.sizes[-1]
@@ -129,24 +133,33 @@ def make_case(network: Network, batch: int, flops: float) -> Case:
     return Case(network, batch, steps, inputs, targets, initial)
 
 
+class Digits(NamedTuple):
+    """pixels: [N, 784] in [0, 1]; labels: int64 [N]; source: what they are."""
+
+    pixels: Tensor
+    labels: Tensor
+    source: str
+
+
 @cache
-def mnist() -> tuple[Tensor, Tensor, str]:
-    """Pixels [N, 784] in [0, 1], labels, and where they are from: made up where MNIST is not."""
+def mnist() -> Digits:
+    """MNIST's training images, or, where they are not to be had, made-up ones."""
     from gdext import data
 
     try:
         train = data.mnist(download=False)
     except (data.DataError, ImportError) as error:
         print(f"MNIST is not there, made-up pixels stand in: {error}", file=sys.stderr)
-        return *made_up_digits(4096), "made-up pixels, as sparse as MNIST's"
-    return train.images.flatten(1) / 255, train.labels, "MNIST's training images"
+        return made_up_digits(4096)
+    return Digits(train.images.flatten(1) / 255, train.labels, "MNIST's training images")
 
 
-def made_up_digits(count: int) -> tuple[Tensor, Tensor]:
+def made_up_digits(count: int) -> Digits:
     """As in MNIST, 19% of the pixels are not zero, and those all lie in the middle 20 x 20."""
     random = torch.Generator().manual_seed(2)
     ink = torch.rand(count, 20, 20, generator=random)
     ink *= torch.rand(count, 20, 20, generator=random) < 0.19 * 28 * 28 / 20**2
     pixels = torch.zeros(count, 28, 28)
     pixels[:, 4:24, 4:24] = ink
-    return pixels.flatten(1), torch.randint(10, (count,), generator=random)
+    labels = torch.randint(10, (count,), generator=random)
+    return Digits(pixels.flatten(1), labels, "made up, as sparse as MNIST's")

@@ -12,7 +12,7 @@ from gdext.training.report import optional
 
 # Blue: gdext. Orange: PyTorch. Green: JAX.
 STYLES: dict[str, dict[str, Any]] = {
-    "fused": {"color": "#1f5fa8", "marker": "o", "linewidth": 2.2},
+    "fused": {"color": "#1f5fa8", "marker": "o", "linewidth": 2.2, "zorder": 3},
     "fused-step": {"color": "#1f5fa8", "marker": "o", "linestyle": ":", "fillstyle": "none"},
     "layers": {"color": "#7fb0e6", "marker": "s"},
     "eager": {"color": "#d9660a", "marker": "s"},

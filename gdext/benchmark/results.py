@@ -6,6 +6,9 @@ import statistics
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+# Quartiles of the machine's own limit further apart than this: something else was running.
+QUIET = 1.15
+
 # The contestant that the others' speed is given in multiples of.
 BASELINE = {"steps": "eager", "ops": "torch", "optimizer": "torch fused"}
 
@@ -66,6 +69,12 @@ def floor(row: Row) -> Floor:
 def share_of_limit(row: Row, contestant: str) -> float:
     """How near to the floor: 1 is the machine's limit, 0.5 takes twice as long."""
     return floor(row).seconds / statistics.median(row.times[contestant])
+
+
+def disturbed(row: Row) -> bool:
+    """Whether the machine itself was slower in some rounds than in others."""
+    low, _, high = spread(row.limits[floor(row).bound])
+    return high > QUIET * low
 
 
 def speed(row: Row, contestant: str, than: str) -> float:

@@ -11,9 +11,9 @@ from gdext.benchmark.networks import Case, Network, make_case
 from gdext.benchmark.results import Row
 from gdext.benchmark.rounds import Effort, Timer
 
-# How far apart two contestants' parameters may come in a turn, relatively: rounding errors make
-# less than a thousandth of this, a step left out or a wrong rate more.
-TOLERANCE = 0.01
+# How far apart two contestants' parameters may come in a turn, relatively. Rounding errors make at
+# most a tenth of it; a step left out, or another rate, makes more.
+TOLERANCE = 0.005
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     """A row for each network and batch size (`batches`, else the network's own)."""
     for network in networks:
         for batch in batches or network.batches:
-            case = make_case(network, batch, effort.flops)
+            case = make_case(network, batch, steps_of_turn(network, batch, effort))
             row = Row(
                 "steps",
                 network.name,
@@ -40,6 +40,13 @@ def run(
             # A turn has many steps; a row is about one.
             row.times = {k: [t / case.steps for t in v] for k, v in row.times.items()}
             yield row
+
+
+def steps_of_turn(network: Network, batch: int, effort: Effort) -> int:
+    """Enough for what is done once in a turn to be small, and no more, since a slow contestant
+    takes them too."""
+    wanted = max(effort.flops / network.flops(batch), effort.samples / batch)
+    return min(max(int(wanted), 1), 1000)
 
 
 def _timers(

@@ -8,7 +8,16 @@ from typing import Any
 
 from gdext.benchmark.contestants import LABELS
 from gdext.benchmark.networks import FEATURED, NETWORKS
-from gdext.benchmark.results import BASELINE, Row, floor, share_of_limit, speed, spread
+from gdext.benchmark.results import (
+    BASELINE,
+    QUIET,
+    Row,
+    disturbed,
+    floor,
+    share_of_limit,
+    speed,
+    spread,
+)
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 HEADINGS = {
@@ -42,6 +51,9 @@ def row_text(row: Row) -> str:
             f"{share_of_limit(row, name):>8.0%}  {compared:>7}"
         )
     lines += [f"  {label(name):20} {why}" for name, why in row.notes.items()]
+    if disturbed(row):
+        low, _, high = map(microseconds, spread(row.limits[limit.bound]))
+        lines.append(f"  the machine was busy with something else: its limit was {low} to {high}")
     return "\n".join(lines)
 
 
@@ -60,7 +72,10 @@ def limits_text(limits: dict[str, Any]) -> str:
 
 
 def memory_text(row: dict[str, Any]) -> str:
-    parts = [f"{label(name)} {size / 1e6:,.1f} MB" for name, size in row["bytes"].items()]
+    parts = [
+        f"{label(name)} {spread(sizes).median / 1e6:,.1f} MB"
+        for name, sizes in row["bytes"].items()
+    ]
     parts += [f"{label(name)}: {why}" for name, why in row["notes"].items()]
     return f"peak memory of {row['network']}, batch {row['batch']}: {', '.join(parts)}"
 
@@ -87,8 +102,9 @@ def report(results: dict[str, Any]) -> str:
             parts += [f"## {heading}", "\n".join(f"- {text(row)}" for row in results[key])]
     if results["limits"]:
         parts += ["## The machine's limits", f"```\n{limits_text(results['limits'])}\n```"]
-    if results["notes"]:
-        parts += ["## Notes", "\n".join(f"- {note}" for note in results["notes"])]
+    notes = [*results["notes"], *disturbances(results)]
+    if notes:
+        parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -130,7 +146,8 @@ def setting(results: dict[str, Any]) -> str:
         f"{versions['gdext']} built by {versions['compiler']}, PyTorch {versions['torch']}{jax}. "
         f"All contestants take turns in one run, {results['effort']['rounds']} rounds; `limit` is "
         "the time that the arithmetic or the memory traffic alone takes at the machine's peak, "
-        f"measured in the same rounds. `{results['command']}`"
+        "measured in the same rounds (exact zeros, which the fused step may skip, count as work). "
+        f"`{results['command']}`"
     )
 
 
@@ -178,6 +195,17 @@ def _cell(row: Row, name: str, spreads: bool, fastest: bool) -> str:
     low, median, high = map(microseconds, spread(row.times[name]))
     text = f"**{median}**" if fastest else median
     return f"{text} ({low} to {high})" if spreads else text
+
+
+def disturbances(results: dict[str, Any]) -> list[str]:
+    rows = [Row(**row) for row in results["rows"]]
+    names = [row_name(row) for row in rows if disturbed(row)]
+    if not names:
+        return []
+    return [
+        f"Something else was running in {len(names)} of {len(rows)} rows (the machine's own limit "
+        f"varied by more than {QUIET - 1:.0%} between quartiles): {'; '.join(names)}."
+    ]
 
 
 def summary(results: dict[str, Any]) -> list[str]:

@@ -3,7 +3,7 @@
 cli         the command: options in, exit code out
 options     command line, defaults, what a resumed run may change
 output      which folder a run writes into, atomic writes
-dataset     MNIST as normalised tensors on the device
+dataset     MNIST as scaled tensors on the device
 engine      model, optimizer and loss of each --engine, and their training steps
 loop        epochs, evaluation, early stop, interruption, divergence
 checkpoint  saving and loading a run

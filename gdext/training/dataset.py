@@ -1,4 +1,4 @@
-"""MNIST as normalised tensors on the training device."""
+"""MNIST as scaled tensors on the training device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Dataset(NamedTuple):
 
 
 def load(options: Namespace, device: torch.device) -> Dataset:
-    """The whole of MNIST on `device`, normalised once.
+    """The whole of MNIST on `device`, scaled once.
 
     Raises:
         gdext.data.DataError, ImportError: as gdext.data.mnist.
@@ -61,7 +61,10 @@ def load(options: Namespace, device: torch.device) -> Dataset:
 def _split(images: Tensor, labels: Tensor, options: Namespace, device: torch.device) -> Split:
     dtype = DTYPES[options.dtype]
     exact = torch.float64 if dtype == torch.float64 else torch.float32
-    inputs = images.to(device).flatten(1).to(exact).div_(255).sub_(MEAN).div_(STD).to(dtype)
+    inputs = images.to(device).flatten(1).to(exact).div_(255)
+    if options.pixels == "standard":
+        inputs.sub_(MEAN).div_(STD)
+    inputs = inputs.to(dtype)
     labels = labels.to(device)
     targets = one_hot(labels, 10).to(dtype) if options.loss == "mse" else labels
     return Split(inputs, targets, labels, images)

@@ -1,5 +1,7 @@
 // usage: cuda_on_cpu f32|f64|bf16|f16 [seed [op]]    checks the ops, or that one, on the dtype
 //        cuda_on_cpu trap                            must print the class index and trap
+#include <cuda_runtime.h>
+
 #include <cstdlib>
 #include <stdexcept>
 
@@ -50,31 +52,14 @@ void trap_on_class_index() {
       {DType::f32, Reduction::mean, 2, 3, 1, x, target, &loss, stats, &norm, workspace}, {});
 }
 
-template <class T>
-bool run(const std::string& op) {
-  const struct {
-    const char* name;
-    void (*test)();
-  } ops[] = {{"linear", test_linear<T>},
-             {"mse", test_mse<T>},
-             {"cross_entropy", test_cross_entropy<T>},
-             {"sgd", test_sgd<T>},
-             {"launch", test_launch}};
-  bool known = false;
-  for (const auto& [name, test] : ops)
-    if (op.empty() || op == name) {
-      known = true;
-      test();
-    }
-  return known;
-}
-
 bool run(const std::string& dtype, const std::string& op) {
-  if (dtype == "f32") return run<float>(op);
-  if (dtype == "f64") return run<double>(op);
-  if (dtype == "bf16") return run<bfloat16>(op);
-  if (dtype == "f16") return run<float16>(op);
-  return false;
+  bool known = false;
+  with_dtype_named(dtype, [&](auto element) {
+    auto tests = op_tests<decltype(element)>();
+    tests.push_back({"launch", test_launch});
+    known = run_tests(tests, op);
+  });
+  return known;
 }
 
 }  // namespace

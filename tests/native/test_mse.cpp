@@ -25,14 +25,14 @@ void check(const MseCase& c) {
   auto norm = unwritten<acc_t<T>>(1);
   auto workspace = unwritten<double>(kWorkspace);
   constexpr DType dtype = dtype_of<T>();
-  cuda::mse(
+  backend::mse(
       {dtype, c.reduction, c.n, x.data(), t.data(), w, loss.data(), norm.data(), workspace.data()},
       {});
-  cuda::mse_backward(
+  backend::mse_backward(
       {dtype, c.n, dy.data(), dy_stride, x.data(), t.data(), w, norm.data(), dx.data()}, {});
-  cuda::mse_double_backward({dtype, c.reduction, c.n, u.data(), dy.data(), dy_stride, x.data(),
-                             t.data(), w, norm.data(), gdy.data(), gx.data(), workspace.data()},
-                            {});
+  backend::mse_double_backward({dtype, c.reduction, c.n, u.data(), dy.data(), dy_stride, x.data(),
+                                t.data(), w, norm.data(), gdy.data(), gx.data(), workspace.data()},
+                               {});
 
   const auto weight = [&](int64_t i) { return c.weighted ? value(weights[i]) : 1.0; };
   double loss_sum = 0, weight_sum = 0, gdy_sum = 0, gdy_magnitude = 0;
@@ -53,10 +53,10 @@ void check(const MseCase& c) {
     near(dx[i], dy_i * slope / divisor, std::fabs(dy_i * slope / divisor), "dx", i);
     near(gx[i], u_i * 2 * weight(i) * dy_i / divisor, 0, "gx", i);
     if (none) near(gdy[i], u_i * slope, std::fabs(slope), "gdy", i);
-    gdy_sum += u_i * slope;
-    gdy_magnitude += std::fabs(u_i * slope);
+    gdy_sum += u_i * slope / divisor;
+    gdy_magnitude += std::fabs(u_i * slope / divisor);
   }
-  if (!none) near(gdy[0], gdy_sum / divisor, gdy_magnitude / divisor, "gdy", 0);
+  if (!none) near(gdy[0], gdy_sum, gdy_magnitude, "gdy", 0);
 }
 
 }  // namespace

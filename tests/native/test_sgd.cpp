@@ -41,10 +41,10 @@ void check(const SgdCase& c) {
                        static_cast<int64_t>(t.p.size()) - c.offset, t.first});
   const double lr = 0.1, unread_lr = -5;
   const float scale = 4, found_inf = static_cast<float>(c.found_inf);
-  cuda::sgd({dtype_of<T>(), tensors.data(), c.tensors, c.lr_on_device ? unread_lr : lr,
-             c.lr_on_device ? &lr : nullptr, c.momentum, c.dampening, c.weight_decay, c.nesterov,
-             c.maximize, c.scaled ? &scale : nullptr, c.found_inf >= 0 ? &found_inf : nullptr},
-            {});
+  backend::sgd({dtype_of<T>(), tensors.data(), c.tensors, c.lr_on_device ? unread_lr : lr,
+                c.lr_on_device ? &lr : nullptr, c.momentum, c.dampening, c.weight_decay, c.nesterov,
+                c.maximize, c.scaled ? &scale : nullptr, c.found_inf >= 0 ? &found_inf : nullptr},
+               {});
 
   for (int i = 0; i < c.tensors; ++i) {
     const TensorState<T>&old = before[i], &now = after[i];

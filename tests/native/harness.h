@@ -1,9 +1,9 @@
 // What the tests of all ops share: random inputs, outputs that start as NaN, and the comparison
-// with numbers computed in float64.
+// with numbers computed in float64. GDEXT_BACKEND, cpu or cuda, is the backend that they test.
 #pragma once
-#include <cuda_runtime.h>
-
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 #include <initializer_list>
 #include <random>
 #include <sstream>
@@ -12,8 +12,13 @@
 #include <vector>
 
 #include "contract/common.h"
+#include "cuda/formulas.cuh"  // plain C++ where no CUDA compiler reads it
+
+namespace gdext::GDEXT_BACKEND {}
 
 namespace gdext::test {
+
+namespace backend = gdext::GDEXT_BACKEND;
 
 inline std::mt19937 rng;
 inline long compared = 0, failures = 0;
@@ -102,6 +107,25 @@ void near(T got_rounded, double want, double magnitude, const char* what, int64_
   fail(text.str());
 }
 
+// f, f' and f'' in float64.
+inline double activated(Activation f, double z) {
+  double y = NAN;
+  with_activation(f, [&](auto tag) { y = cuda::activate<decltype(tag)::value>(z); });
+  return y;
+}
+inline double derivative(Activation f, double s) {
+  double slope = NAN;
+  with_activation(f,
+                  [&](auto tag) { slope = cuda::activation_derivative<decltype(tag)::value>(s); });
+  return slope;
+}
+inline double second_derivative(Activation f, double s) {
+  double bend = NAN;
+  with_activation(
+      f, [&](auto tag) { bend = cuda::activation_second_derivative<decltype(tag)::value>(s); });
+  return bend;
+}
+
 // Each test checks one op's forward, backward and double backward on elements of type T.
 template <class T>
 void test_linear();
@@ -111,6 +135,41 @@ template <class T>
 void test_cross_entropy();
 template <class T>
 void test_sgd();
+
+struct NamedTest {
+  const char* name;
+  void (*test)();
+};
+
+// The tests of the ops that both backends have, on elements of type T.
+template <class T>
+std::vector<NamedTest> op_tests() {
+  return {{"linear", test_linear<T>},
+          {"mse", test_mse<T>},
+          {"cross_entropy", test_cross_entropy<T>},
+          {"sgd", test_sgd<T>}};
+}
+
+// Calls f(T{}) with the type that `name` (f32, f64, bf16, f16) means; false if it means none.
+template <class F>
+bool with_dtype_named(const std::string& name, const F& f) {
+  if (name == "f32") return f(float{}), true;
+  if (name == "f64") return f(double{}), true;
+  if (name == "bf16") return f(bfloat16{}), true;
+  if (name == "f16") return f(float16{}), true;
+  return false;
+}
+
+// Runs the tests named `op`, or all if it is empty; whether there was one.
+inline bool run_tests(const std::vector<NamedTest>& tests, const std::string& op) {
+  bool known = false;
+  for (const auto& [name, test] : tests)
+    if (op.empty() || op == name) {
+      known = true;
+      test();
+    }
+  return known;
+}
 
 }  // namespace gdext::test
 

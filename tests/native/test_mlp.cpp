@@ -1,0 +1,255 @@
+// contract/mlp.h: one step against the naive one; many steps against as many calls of one step, bit
+// by bit.
+#include <memory>
+#include <new>
+
+#include "contract/mlp.h"
+#include "naive_mlp.h"
+
+namespace gdext::test {
+namespace {
+
+// Memory of just `bytes` bytes, aligned as the kernel wants it, and filled with NaN.
+class Buffer {
+ public:
+  explicit Buffer(int64_t bytes) : data_(::operator new(bytes, kAlignment)) {
+    memset(data_.get(), 0xff, bytes);
+  }
+  void* data() { return data_.get(); }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Delete {
+    void operator()(void* data) const { ::operator delete(data, kAlignment); }
+  };
+  std::unique_ptr<void, Delete> data_;
+};
+
+template <class T>
+class MlpTest {
+ public:
+  explicit MlpTest(const MlpCase& c) : in_(c) {}
+
+  // The first step, alone.
+  void check_step() {
+    MlpTest after = *this;
+    double loss = NAN;
+    Call call = after.call();
+    call.args.samples = std::min(in_.c.B, in_.c.samples);
+    call.args.losses = &loss;
+    run(call);
+    const NaiveStep<T> want(in_);
+    check("loss", 0, loss, want.loss);
+    for (size_t l = 0; l < in_.layers.size(); ++l) {
+      const Layer<T>&now = after.in_.layers[l], &old = in_.layers[l];
+      check_update(l, false, now.w, old.w, want.dw[l]);
+      if (in_.c.biased) check_update(l, true, now.b, old.b, want.db[l]);
+    }
+  }
+
+  // All steps in one call, and in a call for each.
+  void check_bits() {
+    MlpTest together = *this, apart = *this;
+    auto losses = unwritten<double>((in_.c.samples + in_.c.B - 1) / in_.c.B), losses_apart = losses;
+    Call call = together.call();
+    call.args.losses = losses.data();
+    run(call);
+    apart.run_apart(losses_apart);
+    for (size_t l = 0; l < in_.layers.size(); ++l) {
+      const Layer<T>&a = together.in_.layers[l], &b = apart.in_.layers[l];
+      same_bits("w", a.w.p, b.w.p);
+      same_bits("b", a.b.p, b.b.p);
+      same_bits("momentum of w", a.w.m, b.w.m);
+      same_bits("momentum of b", a.b.m, b.b.m);
+    }
+    same_bits("losses", losses, losses_apart);
+  }
+
+ private:
+  using P = MlpProblem<T>;
+
+  struct Call {
+    std::vector<MlpLayer> layers;
+    std::unique_ptr<Buffer> packed, scratch;
+    MlpArgs args;
+  };
+
+  Call call() {
+    Call call;
+    for (size_t l = 0; l < in_.layers.size(); ++l)
+      call.layers.push_back({in_.c.sizes[l], in_.c.sizes[l + 1], in_.activation(l),
+                             in_.layers[l].w.argument(in_.c, 0),
+                             in_.c.biased ? in_.layers[l].b.argument(in_.c, 1) : MlpParameter{}});
+    groups_ = {in_.group(0), in_.group(1)};
+    MlpArgs& args = call.args;
+    args = {.dtype = dtype_of<T>(),
+            .layers = call.layers.data(),
+            .L = static_cast<int64_t>(call.layers.size()),
+            .groups = groups_.data(),
+            .group_count = P::kGroups,
+            .inputs = in_.c.bytes ? static_cast<const void*>(in_.bytes.data()) : in_.inputs.data(),
+            .input_row_stride = in_.c.sizes.front(),
+            .input_bytes = in_.c.bytes,
+            .input_scale = P::kScale,
+            .input_shift = in_.shift(),
+            .targets = in_.c.loss == MlpLoss::mse ? static_cast<const void*>(in_.targets.data())
+                                                  : in_.classes.data(),
+            .order = in_.c.ordered ? in_.order.data() : nullptr,
+            .samples = in_.c.samples,
+            .B = in_.c.B,
+            .lr = in_.lr.data(),
+            .loss = in_.c.loss,
+            .reduction = in_.c.reduction,
+            .class_weight = in_.c.weighted ? in_.class_weight.data() : nullptr,
+            .ignore_index = P::kIgnored,
+            .label_smoothing = in_.c.weighted ? P::kSmoothing : 0,
+            .threads = in_.c.threads,
+            .packed = nullptr,
+            .scratch = nullptr,
+            .seconds = 1e9,
+            .losses = nullptr};
+    const MlpSizes sizes = cpu::mlp_sizes(args);
+    call.packed = std::make_unique<Buffer>(sizes.packed);
+    call.scratch = std::make_unique<Buffer>(sizes.scratch);
+    args.packed = call.packed->data();
+    args.scratch = call.scratch->data();
+    return call;
+  }
+
+  static void run(const Call& call) {
+    const MlpArgs& args = call.args;
+    const int64_t done = cpu::mlp(args, {}), steps = (args.samples + args.B - 1) / args.B;
+    if (done != steps)
+      fail("did " + std::to_string(done) + " of " + std::to_string(steps) + " steps");
+  }
+
+  void run_apart(std::vector<double>& losses) {
+    for (size_t n = 0; n < losses.size(); ++n) {
+      if (n > 0) in_.c.first = false;
+      Call one = call();
+      const int64_t first = static_cast<int64_t>(n) * in_.c.B;
+      const auto from = [&](auto* rows, int64_t width) { return rows + first * width; };
+      if (in_.c.ordered) {
+        one.args.order = in_.order.data() + first;
+      } else {
+        const int64_t I = in_.c.sizes.front();
+        if (in_.c.bytes)
+          one.args.inputs = from(in_.bytes.data(), I);
+        else
+          one.args.inputs = from(in_.inputs.data(), I);
+        if (in_.c.loss == MlpLoss::mse)
+          one.args.targets = from(in_.targets.data(), in_.outputs());
+        else
+          one.args.targets = from(in_.classes.data(), 1);
+      }
+      one.args.samples = std::min(in_.c.B, in_.c.samples - first);
+      one.args.lr = from(in_.lr.data(), P::kGroups) - first * P::kGroups + n * P::kGroups;
+      one.args.losses = &losses[n];
+      run(one);
+    }
+  }
+
+  template <class E>
+  static void same_bits(const char* what, const std::vector<E>& a, const std::vector<E>& b) {
+    compared += static_cast<long>(a.size());
+    if (a.size() != b.size() || (!a.empty() && memcmp(a.data(), b.data(), a.size() * sizeof(E))))
+      fail(std::string(what) + ": other bits in one call than in a call for each step");
+  }
+  static void check(const std::string& what, int64_t at, double got, const Bounded& want) {
+    ++compared;
+    if (std::isnan(want.value) ? std::isnan(got) : std::fabs(got - want.value) <= want.error)
+      return;
+    std::ostringstream text;
+    text.precision(9);
+    text << what << "[" << at << "]: got " << got << ", want " << want.value << " within "
+         << want.error;
+    fail(text.str());
+  }
+
+  // The update of one parameter of layer l, a bias or a weight, for its gradient [O][I].
+  void check_update(size_t l, bool bias, const Parameter<T>& after, const Parameter<T>& before,
+                    const std::vector<Bounded>& gradient) {
+    const auto exactly = [](double v) { return Bounded{v, 0}; };
+    const MlpGroup options = in_.group(bias);
+    const std::string name = (bias ? "b of layer " : "w of layer ") + std::to_string(l);
+    for (int64_t o = 0; o < before.O; ++o)
+      for (int64_t i = 0; i < before.I; ++i) {
+        const int64_t at = before.at(o, i);
+        const double p = value(before.p[at]), sign = options.maximize ? -1 : 1;
+        Bounded d = exactly(sign) * gradient[o * before.I + i] + exactly(options.weight_decay * p);
+        d.error += slack<T>(std::fabs(p) + std::fabs(d.value));
+        if (in_.c.momentum) {
+          Bounded m = d;
+          if (!in_.c.first)
+            m = exactly(options.momentum * value(before.m[at])) +
+                exactly(1 - options.dampening) * d;
+          m.error += slack<T>(1);
+          check("momentum of " + name, at, value(after.m[at]), stored<T>(m));
+          d = options.nesterov ? d + exactly(options.momentum) * m : m;
+        }
+        Bounded want = exactly(p) + exactly(-in_.lr[bias]) * d;
+        want.error += slack<T>(std::fabs(p) + std::fabs(d.value));
+        check(name, at, value(after.p[at]), stored<T>(want));
+      }
+  }
+
+  P in_;
+  std::vector<MlpGroup> groups_;
+};
+
+template <class T>
+void check(const MlpCase& c) {
+  std::ostringstream sizes;
+  for (int64_t size : c.sizes) sizes << size << '-';
+  begin_case("mlp", sizes.str(), "B", c.B, "samples", c.samples, "hidden", int(c.hidden), "loss",
+             int(c.loss), "reduction", int(c.reduction), "threads", c.threads, "bytes", c.bytes,
+             "ordered", c.ordered, "biased", c.biased, "transposed", c.transposed, "momentum",
+             c.momentum, "first", c.first, "weighted", c.weighted, "sparse", c.sparse);
+  MlpTest<T> test(c);
+  test.check_step();
+  test.check_bits();
+}
+
+MlpCase any_case(std::vector<int64_t> sizes, int64_t B, int64_t steps, Activation hidden) {
+  return {.sizes = std::move(sizes),
+          .B = B,
+          .samples = std::min<int64_t>((steps - 1) * B + pick<int64_t>({1, B}), 64),
+          .hidden = hidden,
+          .loss = pick({MlpLoss::cross_entropy, MlpLoss::mse}),
+          .reduction = pick({Reduction::mean, Reduction::sum}),
+          .threads = pick({1, 2, 3, 4}),
+          .bytes = coin(),
+          .ordered = coin(),
+          .biased = coin(),
+          .transposed = coin(),
+          .momentum = coin(),
+          .first = coin(),
+          .weighted = coin(),
+          .sparse = coin()};
+}
+
+}  // namespace
+
+template <class T>
+void test_mlp() {
+  const auto any_size = [] {
+    return pick<int64_t>({1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65});
+  };
+  for (int trial = 0; trial < 66; ++trial) {
+    std::vector<int64_t> sizes{any_size()};
+    for (int l = pick({1, 2, 3}); l > 0; --l) sizes.push_back(any_size());
+    const int64_t B = pick<int64_t>({1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 31, 32, 33});
+    check<T>(any_case(sizes, B, pick<int64_t>({1, 2, 3}), Activation(trial % kActivations)));
+  }
+  // Enough work that the layers are shared by threads.
+  for (int64_t B : {1, 2, 8, 9, 21})
+    for (Activation f : {Activation::relu, Activation::gelu}) {
+      MlpCase shared = any_case({150, 260, 130, 10}, B, 3, f);
+      shared.threads = 3;
+      check<T>(shared);
+    }
+}
+
+GDEXT_TEST_FOR_ALL_DTYPES(test_mlp)
+
+}  // namespace gdext::test

@@ -1,0 +1,159 @@
+"""The benchmark's command, tables and arithmetic. How well it measures no test can say."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from planted_benchmark import EFFORT, TINY, planted_results, planted_row
+
+from gdext.benchmark import cli, machine, optimizer, results, rounds, tables
+from gdext.benchmark.networks import NETWORKS
+from gdext.benchmark.results import Row
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_floor_share_and_speed():
+    row = planted_row()
+    assert results.floor(row) == (1.5e-5, "arithmetic")
+    assert results.share_of_limit(row, "fused") == pytest.approx(0.5)
+    assert results.share_of_limit(row, "eager") == pytest.approx(0.05)
+    assert results.speed(row, "fused", "eager") == pytest.approx(10)
+    assert results.speed(row, "jax-scan", "fused") == pytest.approx(0.5)
+    row.limits["traffic"] = [2e-5]
+    assert results.floor(row) == (2e-5, "traffic")
+
+
+def test_spread_is_median_and_quartiles():
+    assert results.spread([5, 1, 4, 2, 3]) == (2, 3, 4)
+    assert results.spread([7]) == (7, 7, 7)
+
+
+def test_a_busy_machine_is_noticed():
+    row = planted_row()
+    assert not results.disturbed(row)
+    row.limits["arithmetic"] = [1e-5, 1e-5, 2e-5, 3e-5]
+    assert results.disturbed(row)
+    assert "busy with something else: its limit was 10.0 to 22.5" in tables.row_text(row)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """The command made small: seconds, not minutes, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machine, "use_cores", lambda count: None)
+    monkeypatch.setattr(rounds, "QUICK", EFFORT)
+    monkeypatch.setitem(NETWORKS, "8-64-64-4", TINY)
+    monkeypatch.setattr(optimizer, "LISTS", [(2, 3)])
+
+
+QUICK = ("--quick", "--sections", "steps", "optimizer", "--networks", "8-64-64-4", "--contestants",
+         "fused", "eager", "jax-scan", "--batches", "2", "3")  # fmt: skip
+
+
+def test_quick_run(tiny, capsys):
+    Path("README.md").write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    assert cli.main([*QUICK, "--out", "o"]) == 0
+    printed = capsys.readouterr().out
+    assert "== steps" in printed and "gdext fused" in printed and "us" in printed
+    content = json.loads(Path("o/benchmark.json").read_text())
+    assert set(content) == {
+        "date", "command", "machine", "versions", "threads", "effort", "limits", "rows", "memory",
+        "accuracy", "notes",
+    }  # fmt: skip
+    assert content["command"].startswith("scripts/benchmark.py --quick --sections steps")
+    assert content["machine"]["cores"] == machine.cores()
+    assert {"gdext", "torch", "jax", "python", "compiler"} <= set(content["versions"])
+    rows = [Row(**row) for row in content["rows"]]
+    assert [row.batch for row in rows] == [2, 3, None, None]
+    assert all(len(times) == 3 for row in rows for times in row.times.values())
+    assert {"fused", "eager"} <= set(rows[0].times)
+    report = Path("o/benchmark.md").read_text()
+    assert tables.report(content) == report
+    assert "## Training steps" in report and "2 x 3, momentum 0.9" in report
+    if find_spec("matplotlib"):
+        assert Path("o/benchmark.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in Path("o/benchmark.svg").read_text()
+
+
+def test_readme_table():
+    block = tables.readme_block(planted_results(planted_row()), "docs/here")
+    lines = block.splitlines()
+    assert lines[0].startswith("Measured on 2026-01-02 with 2 threads on A Processor (avx2)")
+    assert (
+        "|  | limit | gdext fused | torch eager | JAX scan | gdext fused / torch eager, speed "
+        "| gdext fused / JAX scan, speed |"
+    ) in lines
+    assert "| 8-64-64-4, batch 32 | 15.0 | **30.0** | 300.0 | 60.0 | 10.00x | 2.00x |" in lines
+    assert "(docs/here/benchmark.svg)" in block and "(docs/here/benchmark.md)" in block
+    assert "Peak memory of n, batch 512: gdext fused 5.0 MB." in lines
+    assert any("gdext fused 2.00 s (quartiles 1.50 to 2.50, longest 3.00, 3 seeds)" in line
+               for line in lines)  # fmt: skip
+
+
+def test_readme_is_rewritten_between_its_markers(tmp_path):
+    readme = tmp_path / "README.md"
+    found, folder = planted_results(planted_row()), tmp_path / "docs"
+    readme.write_text("before\n")
+    with pytest.raises(ValueError, match="both are not there"):
+        tables.rewrite_readme(readme, found, folder)
+    readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    tables.rewrite_readme(readme, found, folder)
+    once = readme.read_text()
+    assert once.startswith("before\n") and once.endswith(f"{tables.END}\nafter\n")
+    assert "old" not in once and "(docs/benchmark.md)" in once
+    tables.rewrite_readme(readme, found, folder)
+    assert readme.read_text() == once
+
+
+def test_readme_option(tiny):
+    Path("README.md").write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    Path("o").mkdir()
+    Path("o/benchmark.json").write_text(json.dumps(planted_results(planted_row())))
+    assert cli.main(["--readme", "o/benchmark.json"]) == 0
+    assert ", batch 32 | 15.0 | **30.0** |" in Path("README.md").read_text()
+
+
+def test_the_committed_tables_are_made_from_the_committed_result():
+    folder = ROOT / "docs" / "benchmarks"
+    if not (folder / "benchmark.json").exists():
+        pytest.skip("no result beside these tests")
+    content = json.loads((folder / "benchmark.json").read_text())
+    assert (folder / "benchmark.md").read_text() == tables.report(content)
+    _, _, rest = (ROOT / "README.md").read_text().partition(f"{tables.BEGIN}\n")
+    block, _, _ = rest.partition(f"\n{tables.END}")
+    assert block == tables.readme_block(content, "docs/benchmarks")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sections", "nothing"], "--sections: invalid choice: 'nothing'"),
+        (["--networks", "1-2"], "--networks: invalid choice: '1-2'"),
+        (["--contestants", "me"], "--contestants: invalid choice: 'me'"),
+        (["--batches", "0"], "--batches: 0: wanted an integer from 1"),
+        (["--batches", "x"], "--batches: invalid integer value: 'x'"),
+        (["--rounds", "0"], "--rounds: 0: wanted an integer from 1"),
+        (["--seeds", "0"], "--seeds: 0: wanted an integer from 1"),
+        (["--threads", "0"], "--threads: 0: wanted an integer from 1"),
+        (["--threads", str(os.cpu_count() + 1)], "wanted an integer from 1 to"),
+        (["--device", "cuda"], "--device: invalid choice: 'cuda'"),
+        (["--jax-python", "nowhere"], "--jax-python: nowhere cannot be started: No such file"),
+        (["--out", "file"], "File exists: 'file'"),
+        (["--readme", "nowhere.json"], "No such file or directory: 'nowhere.json'"),
+        (["--readme", "file"], "file: wanted a result of this benchmark"),
+        (["--readme", "empty.json"], "empty.json: wanted a result of this benchmark"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+    ],
+)
+def test_bad_arguments(tiny, arguments, message, capsys):
+    Path("file").write_text("")
+    Path("empty.json").write_text("{}")
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmark.py: error: ") and error.count("\n") == 1
+    assert message in error

@@ -1,0 +1,120 @@
+"""The CPU kernels alone, compared with naive loops and watched by the compiler's sanitizers.
+
+tests/native/README.md says how to do the same by hand.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from native_build import CSRC, TESTS, Fault, compile_objects, link, missing, run
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+NATIVE = TESTS / "native"
+DTYPES = ["f32", "f64", "bf16", "f16"]
+# The kernels take three times as long to compile with -O1 as with -O0, and longer than they run.
+KERNELS, CHECKS = "-O0", "-O1"
+FLAGS = ["-std=c++20", "-g1", "-DGDEXT_BACKEND=cpu", f"-I{NATIVE}"]
+
+
+@dataclass(frozen=True)
+class FaultOf(Fault):
+    """`op` must fail, saying `says`."""
+
+    op: str
+    says: str
+
+
+class Sanitized:
+    """The driver of tests/native, compiled with a sanitizer."""
+
+    def __init__(self, flags: list[str], folder: Path):
+        self.flags = [*FLAGS, *flags]
+        self.folder = folder
+        kernels = sorted((CSRC / "cpu").glob("*.cpp"))
+        checks = [NATIVE / "cpu_main.cpp", *sorted(NATIVE.glob("test_*.cpp"))]
+        self.objects = [
+            *compile_objects(kernels, [*self.flags, KERNELS, f"-I{CSRC}"], folder),
+            *compile_objects(checks, [*self.flags, CHECKS, f"-I{CSRC}"], folder),
+        ]
+        self.driver = link(self.objects, folder / "cpu", self.flags)
+        self.isas = run(self.driver, "isas").stdout.strip().split(",")
+
+    def check(self, isa: str, dtype: str) -> None:
+        done = run(self.driver, dtype, env={"GDEXT_CPU_ISA": isa})
+        last = (done.stdout.splitlines() or [""])[-1]
+        printed = re.fullmatch(rf"{isa}, {dtype}, seed 1: (\d+) numbers compared, 0 failures", last)
+        assert done.returncode == 0 and printed, done.stdout + done.stderr
+        assert int(printed[1]) > 0 and done.stderr == ""
+
+    def check_all(self, isas: list[str], dtypes: list[str]) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for isa in isas:
+                list(pool.map(lambda dtype, isa=isa: self.check(isa, dtype), dtypes))
+
+    def check_fault(self, fault: FaultOf) -> None:
+        """Plants it in the scalar kernels, which are the fastest to compile."""
+        folder = self.folder / fault.says.replace(" ", "_")
+        csrc = fault.plant(CSRC, folder)
+        source = csrc / "cpu" / "isa_scalar.cpp"
+        faulty = compile_objects([source], [*self.flags, KERNELS, f"-I{csrc}"], folder)
+        kept = [obj for obj in self.objects if obj.name != f"{source.name}.o"]
+        driver = link([*faulty, *kept], folder / "cpu", self.flags)
+        done = run(driver, "f32", 1, fault.op, env={"GDEXT_CPU_ISA": "scalar"})
+        assert done.returncode != 0
+        assert fault.says in done.stdout + done.stderr
+
+    def check_faults(self, faults: list[FaultOf]) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(self.check_fault, faults))
+
+
+# All that a sanitizer finds is one test, so that pytest-xdist builds its driver in one process.
+def test_address_and_undefined_behaviour(tmp_path):
+    sanitized = Sanitized(
+        ["-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"],
+        tmp_path,
+    )
+    assert sanitized.isas[-1] == "scalar"
+    sanitized.check_all(sanitized.isas, DTYPES)
+    one_too_many = FaultOf(
+        "cpu/sgd.inl",
+        "for (int64_t i = begin; i < end; ++i) {",
+        "for (int64_t i = begin; i <= end; ++i) {",
+        "sgd",
+        "AddressSanitizer: heap-buffer-overflow",
+    )
+    misaligned = FaultOf(
+        "cpu/mlp_state.inl",
+        "(count * static_cast<int64_t>(sizeof(E)) + 63) / 64 * 64",
+        "count * static_cast<int64_t>(sizeof(E))",
+        "mlp",
+        "misaligned address",
+    )
+    wrong = FaultOf(
+        "cpu/mlp.inl", "z[r * P + j] += bias[j]", "z[r * P + j] -= bias[j]", "mlp", "FAIL mlp "
+    )
+    sanitized.check_faults([one_too_many, misaligned, wrong])
+
+
+def test_threads(tmp_path):
+    """Races do not depend on the instruction set: the best one's are looked for."""
+    sanitized = Sanitized(["-fsanitize=thread"], tmp_path)
+    sanitized.check_all(sanitized.isas[:1], ["f32", "bf16"])
+    sanitized.check_faults(
+        [
+            FaultOf(
+                "cpu/mlp.inl",
+                "      if (l > 0) {\n        member.barrier();\n",
+                "      if (l > 0) {\n",
+                "mlp",
+                "ThreadSanitizer: data race",
+            )
+        ]
+    )
