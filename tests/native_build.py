@@ -69,6 +69,6 @@ class Fault:
         copy = folder / tree.name
         shutil.copytree(tree, copy)
         text = (copy / self.file).read_text()
-        assert text.count(self.old) == 1
+        assert text.count(self.old) == 1, f"not once in {self.file}: {self.old}"
         (copy / self.file).write_text(text.replace(self.old, self.new))
         return copy

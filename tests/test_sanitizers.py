@@ -85,8 +85,8 @@ def test_address_and_undefined_behaviour(tmp_path):
     sanitized.check_all(sanitized.isas, DTYPES)
     one_too_many = FaultOf(
         "cpu/sgd.inl",
-        "for (int64_t i = begin; i < end; ++i) {",
-        "for (int64_t i = begin; i <= end; ++i) {",
+        "for_each_lanes<A>(begin, end, [&]",
+        "for_each_lanes<A>(begin, end + 1, [&]",
         "sgd",
         "AddressSanitizer: heap-buffer-overflow",
     )

@@ -34,7 +34,8 @@ void linear_as(const LinearArgs& args) {
   };
   A* sums_in_y = nullptr;
   if constexpr (std::is_same_v<T, A>) {
-    if (!bias && args.activation == Activation::identity) return multiply({y, nullptr, nullptr});
+    if (!bias && !z && args.activation == Activation::identity)
+      return multiply({y, nullptr, nullptr});
     sums_in_y = y;
   }
   with_activation(args.activation, [&](auto activation) {

@@ -41,22 +41,22 @@ constexpr int panels_of_tile(int rows) {
   return panels;
 }
 
-// Calls f(std::integral_constant<int, rows>) for the run-time value `rows` in [1, kMicroRows].
-template <class F, int kRows = kMicroRows>
+// Calls f(std::integral_constant<int, rows>) for the run-time value `rows` in [1, kRows].
+template <int kRows = kMicroRows, class F>
 GDEXT_INLINE void with_rows(int64_t rows, const F& f) {
   if constexpr (kRows > 1) {
-    if (rows != kRows) return with_rows<F, kRows - 1>(rows, f);
+    if (rows != kRows) return with_rows<kRows - 1>(rows, f);
   }
   f(std::integral_constant<int, kRows>{});
 }
 
-// Cuts [begin, end) into the fewest pieces of at most kMicroRows, equal to within one.
-template <class F>
+// Cuts [begin, end) into the fewest pieces of at most kRows, equal to within one.
+template <int kRows = kMicroRows, class F>
 GDEXT_INLINE void for_each_tile(int64_t begin, int64_t end, const F& f) {
-  const int64_t tiles = (end - begin + kMicroRows - 1) / kMicroRows;
+  const int64_t tiles = (end - begin + kRows - 1) / kRows;
   for (int64_t t = 0; t < tiles; ++t) {
     const Range tile = share(end - begin, t, tiles);
-    with_rows(tile.size(), [&](auto rows) { f(begin + tile.begin, rows); });
+    with_rows<kRows>(tile.size(), [&](auto rows) { f(begin + tile.begin, rows); });
   }
 }
 
@@ -177,7 +177,7 @@ void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panel
         const int64_t depth = std::min(kSamples, in.B - b);
         const A* const panel[1] = {dz + (p * in.B + b) * P};
         const bool last = b + depth == in.B;
-        for_each_tile(k, end, [&](int64_t k0, auto rows) {
+        for_each_tile<std::min(kMicroRows, P)>(k, end, [&](int64_t k0, auto rows) {
           Tile<A, rows.value, 1> tile;
           tile.template multiply<false>(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel,
                                         nullptr);
