@@ -125,6 +125,14 @@ def test_cross_entropy_options(reduction, label_smoothing, ignore_index, weighte
     pair.assert_equal(*pair.run(x, y, 24))
 
 
+def test_an_infinite_weight_of_a_class_that_does_not_occur():
+    weight = torch.tensor([0.5, 2, 1, torch.inf, torch.nan], dtype=torch.float64)
+    pair = Pair(mlp(*SIZES), nn.CrossEntropyLoss(weight))
+    x, y = data(SIZES, 48, "cross_entropy")
+    pair.assert_equal(*pair.run(x, y % 3, 24))
+    assert all(p.isfinite().all() for p in pair.model.parameters())
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_a_batch_of_ignored_samples(reduction):
     pair = Pair(mlp(*SIZES), nn.CrossEntropyLoss(reduction=reduction))

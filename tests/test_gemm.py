@@ -114,15 +114,34 @@ def test_large_products_times_a_random_vector(shape):
         assert_bits_equal(got.double() @ v, want, name)
 
 
+def trained(dtype, B):
+    """The parameters after some FusedTrainer steps whose every number is a small integer or such a
+    one divided by a power of two."""
+    model = gdext.nn.MLP([70, 65, 33, 3], dtype=dtype)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randint(-1, 2, p.shape) * (torch.rand(p.shape) < 0.2))
+    optimizer = gdext.optim.SGD(model.parameters(), lr=2**-6)
+    trainer = gdext.FusedTrainer(model, optimizer, torch.nn.MSELoss(reduction="sum"))
+    x = torch.randint(-1, 2, (B, 70)).to(dtype)
+    y = torch.randint(-2, 3, (B, 3)).to(dtype)
+    loss = trainer.step(x, y)
+    return [loss, *(p.detach() for p in model.parameters())]
+
+
 def digest(isa: str) -> str:
-    """One number for the bits of many products, in float32 and bfloat16, on the set `isa`."""
+    """One number for the bits of many products and some training, on the set `isa`."""
     assert gdext.build_info()["cpu"]["in_use"] == isa
     torch.manual_seed(0)
     hashed = hashlib.sha256()
-    for (B, O, I), dtype in itertools.product(shapes(60), (torch.float32, torch.bfloat16)):
+    dtypes = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    for (B, O, I), dtype in itertools.product(shapes(40), dtypes):
         x, w, dz = (integers(*s, dtype=dtype) for s in ((B, I), (O, I), (B, O)))
         for c in products(x, w, dz):
-            hashed.update(c.float().numpy().tobytes())
+            hashed.update(c.double().numpy().tobytes())
+    for dtype, B in itertools.product(dtypes[:2], (1, 5, 8, 9, 40)):
+        for tensor in trained(dtype, B):
+            hashed.update(tensor.double().numpy().tobytes())
     return hashed.hexdigest()
 
 

@@ -36,6 +36,8 @@ double cross_entropy_sample(const MlpArgs& args, int64_t t, double norm, int64_t
   for (int64_t c = 0; c < C; ++c) (x[c] == m ? ties : rest) += static_cast<double>(p[c]);
   const A l = static_cast<A>(log_sum_exp(static_cast<double>(m), ties, rest));
   const auto q = [&](int64_t c) {
+    // Without smoothing no other class's weight counts, though it be infinite.
+    if (smoothing == A(0) && c != t) return A(0);
     return smoothed_target(A(c == t), w ? static_cast<A>(w[c]) : A(1), smoothing,
                            static_cast<A>(C));
   };
