@@ -98,7 +98,7 @@ def test_address_and_undefined_behaviour(tmp_path):
         "misaligned address",
     )
     wrong = FaultOf(
-        "cpu/mlp.inl", "z[r * P + j] += bias[j]", "z[r * P + j] -= bias[j]", "mlp", "FAIL mlp "
+        "cpu/mlp.inl", "z[r * P + j] += b[j]", "z[r * P + j] -= b[j]", "mlp", "FAIL mlp "
     )
     sanitized.check_faults([one_too_many, misaligned, wrong])
 
@@ -111,8 +111,8 @@ def test_threads(tmp_path):
         [
             FaultOf(
                 "cpu/mlp.inl",
-                "      if (l > 0) {\n        member.barrier();\n",
-                "      if (l > 0) {\n",
+                "        if (!layer.split) member.barrier();\n",
+                "",
                 "mlp",
                 "ThreadSanitizer: data race",
             )
