@@ -1,0 +1,227 @@
+"""gdext.gradients: the engines agree with autograd and count what their formulas say."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from inputs import randn, seeds
+from torch import nn
+
+import gdext
+from gdext import gradients
+
+EXACT = ("backprop", "forward_mode", "path_sum")
+ENGINE = pytest.mark.parametrize("engine", list(gradients.ENGINES))
+MSE = gdext.nn.MSELoss()
+f64 = torch.float64
+
+
+def true_gradients(model, loss, x, y):
+    """By autograd through torch's own layers, in float64."""
+    plain = nn.Sequential()
+    for layer in model:
+        copy = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, dtype=f64)
+        copy.load_state_dict(layer.state_dict())
+        plain.append(copy)
+        if layer.activation is not None:
+            plain.append(TORCH_ACTIVATION[layer.activation]())
+    C = loss(plain(x.double()), y.double() if y.is_floating_point() else y)
+    return C.detach(), torch.autograd.grad(C, list(plain.parameters()))
+
+
+TORCH_ACTIVATION = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "silu": nn.SiLU, "relu": nn.ReLU}
+
+networks = st.fixed_dictionaries({
+    "sizes": st.lists(st.integers(1, 4), min_size=2, max_size=5),
+    "activation": st.sampled_from([None, *TORCH_ACTIVATION]),
+    "output_activation": st.sampled_from([None, "sigmoid"]),
+    "bias": st.booleans(),
+})  # fmt: skip
+
+
+def close(got, wanted, tolerance):
+    scale = max(float(w.abs().max()) for w in wanted)
+    worst = max(float((g - w).abs().max()) for g, w in zip(got, wanted, strict=True))
+    assert worst <= tolerance * scale, (worst, scale)
+
+
+@settings(max_examples=60)
+@given(networks, st.integers(1, 3), st.sampled_from(["mse", "cross_entropy"]), seeds)
+def test_all_engines_agree_with_autograd(network, B, loss, seed):
+    torch.manual_seed(seed)
+    model = gdext.nn.MLP(**network, dtype=f64)
+    outputs = network["sizes"][-1]
+    x = torch.randn(B, network["sizes"][0], dtype=f64)
+    if loss == "mse":
+        ours, theirs, y = MSE, nn.MSELoss(), torch.randn(B, outputs, dtype=f64)
+    else:
+        ours, theirs = gdext.nn.CrossEntropyLoss(), nn.CrossEntropyLoss()
+        y = torch.randint(outputs, (B,))
+    C, wanted = true_gradients(model, theirs, x, y)
+    for engine in gradients.ENGINES:
+        found = gradients.compute(engine, model, ours, x, y)
+        assert list(found.grads) == [name for name, _ in model.named_parameters()]
+        assert float(found.loss) == pytest.approx(float(C), rel=1e-12, abs=1e-15)
+        assert found.multiplications == gradients.cost(engine, model, B)
+        if engine in EXACT:
+            assert found.errors is None
+            close(found.grads.values(), wanted, 1e-12)
+            continue
+        assert list(found.errors) == list(found.grads)
+        for name, w in zip(found.grads, wanted, strict=True):
+            off = (found.grads[name] - w).abs()
+            assert (off <= found.errors[name]).all(), (name, off, found.errors[name])
+            if network["activation"] != "relu":  # whose kinks may be near
+                assert (found.errors[name] < 1e-6).all()
+
+
+@ENGINE
+def test_float32(engine):
+    model = gdext.nn.MLP([3, 4, 4, 2], "tanh")
+    x, y = randn(5, 3, dtype=torch.float32), randn(5, 2, dtype=torch.float32)
+    _, wanted = true_gradients(model, nn.MSELoss(), x, y)
+    found = gradients.compute(engine, model, MSE, x, y)
+    assert {g.dtype for g in found.grads.values()} == {torch.float32}
+    if engine in EXACT:
+        close(found.grads.values(), wanted, 1e-6)
+    else:
+        for name, w in zip(found.grads, wanted, strict=True):
+            assert ((found.grads[name] - w).abs() <= found.errors[name]).all()
+            assert (found.errors[name] < 5e-3).all()
+
+
+@ENGINE
+def test_it_changes_nothing(engine):
+    model = gdext.nn.MLP([2, 3, 1], "tanh", dtype=f64)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    x, y = randn(2, 2), randn(2, 1)
+    found = gradients.compute(engine, model, MSE, x, y)
+    assert found.model is model
+    assert found.seconds > 0
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) and p.grad is None
+        assert found.grads[name].shape == p.shape
+
+
+@ENGINE
+def test_from_sizes(engine):
+    torch.manual_seed(5)
+    found = gradients.compute(engine, [3, 2, 1], MSE, randn(4, 3), randn(4, 1))
+    assert [layer.activation for layer in found.model] == ["tanh", None]
+    torch.manual_seed(5)
+    again = gradients.compute(engine, [3, 2, 1], MSE, randn(4, 3), randn(4, 1))
+    assert all(torch.equal(again.grads[name], g) for name, g in found.grads.items())
+
+
+def test_images_and_torchs_own_layers():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    x, y = randn(4, 2, 3), torch.tensor([0, 1, 1, 0])
+    wanted = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), list(model.parameters()))
+    found = gradients.backprop(model, nn.CrossEntropyLoss(), x, y)
+    assert list(found.grads) == ["1.weight", "1.bias", "3.weight", "3.bias"]
+    close(found.grads.values(), wanted, 1e-12)
+
+
+# Sizes 2-3-1 with tanh between, 2 samples, counted by hand. Forward: 2 (2*3 + 3*1) = 18.
+BY_HAND = {
+    # forward; dw 2 (6 + 3), slopes 2*3, da 2*3
+    "backprop": 18 + 18 + 6 + 6,
+    # forward; 9 parameters below: slope 6, product 6, by dy 2; 4 above: by dy 2
+    "forward_mode": 18 + 9 * (6 + 6 + 2) + 4 * 2,
+    # 13 parameters, four forward passes each, and one
+    "finite_difference": 18 * (4 * 13 + 1),
+    # forward; per sample 6 weights with s, w, a besides dy; 3 biases without a; 3 weights with a; 1
+    "path_sum": 18 + 2 * (6 * 3 + 3 * 2 + 3 * 1 + 0),
+}
+
+
+@ENGINE
+def test_counts_by_hand(engine):
+    found = gradients.compute(engine, [2, 3, 1], MSE, randn(2, 2), randn(2, 1))
+    assert found.multiplications == BY_HAND[engine]
+    assert gradients.cost(engine, [2, 3, 1], 2) == BY_HAND[engine]
+
+
+def test_growth_with_the_number_of_layers():
+    def costs(engine, width=3, most=12):
+        return [gradients.cost(engine, [width] * (L + 1)) for L in range(1, most + 1)]
+
+    def differences(values):
+        return [b - a for a, b in pairwise(values)]
+
+    once = differences(costs("backprop"))
+    assert len(set(once)) == 1 and once[0] > 0
+    for engine in ("forward_mode", "finite_difference"):
+        third = differences(differences(differences(costs(engine))))
+        assert set(third[1:]) == {0} and differences(differences(costs(engine)))[-1] > 0
+    for width in (2, 3, 5):
+        paths = costs("path_sum", width, 40)
+        per_layer = [c / L for L, c in enumerate(paths, 1)]
+        assert per_layer[-1] / per_layer[-2] == pytest.approx(width, rel=0.02)
+
+
+def test_number_of_paths():
+    # Layer 2: (3 + 1) weights and bias, one output each; layer 1: 3 units of 2 + 1, one path each.
+    assert gradients.path_count([2, 3, 1]) == 4 + 9
+    assert gradients.path_count([2, 3, 1], 7) == 7 * 13
+    assert gradients.path_count([3] * 21) == sum(4 * 3**n for n in range(1, 21))
+
+
+def test_too_many_paths_are_refused():
+    model = gdext.nn.MLP([3] * 41, "tanh", dtype=f64)
+    x = y = randn(2, 3)
+    count = gradients.path_count(model, 2)
+    assert count > 10**19  # not even an int64
+    begin = time.perf_counter()
+    with pytest.raises(ValueError, match=rf"at most 1,000,000,000 paths .*, got {count:,}: 2 s"):
+        gradients.path_sum(model, MSE, x, y)
+    assert time.perf_counter() - begin < 1
+    small = gdext.nn.MLP([2, 3, 1], "tanh", dtype=f64)
+    x, y = randn(1, 2), randn(1, 1)
+    gradients.path_sum(small, MSE, x, y, limit=13)
+    with pytest.raises(ValueError, match=r"at most 12 paths \(limit\), got 13: 1 samples times 13"):
+        gradients.path_sum(small, MSE, x, y, limit=12)
+
+
+def test_ctrl_c_stops_path_sum():
+    model = gdext.nn.MLP([3] * 21, "tanh", dtype=f64)  # minutes
+    x = y = randn(1, 3)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    begin = time.perf_counter()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(KeyboardInterrupt):
+            gradients.path_sum(model, MSE, x, y, limit=10**12)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert 0.1 < time.perf_counter() - begin < 10
+
+
+def test_an_update_by_any_engine_is_the_same_update():
+    x, y = randn(4, 3), randn(4, 2)
+    after = []
+    for engine in EXACT:
+        torch.manual_seed(1)
+        model = gdext.nn.MLP([3, 4, 2], "tanh", dtype=f64)
+        optimizer = gdext.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(5):
+            found = gradients.compute(engine, model, MSE, x, y)
+            for name, p in model.named_parameters():
+                p.grad = found.grads[name]
+            optimizer.step()
+        after.append([p.detach() for p in model.parameters()])
+    for other in after[1:]:
+        close(other, after[0], 1e-12)
+    assert math.isfinite(float(after[0][0].sum()))
