@@ -1,0 +1,180 @@
+"""scripts/compare_gradients.py: a small run, the fit, and the picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gdext import gradients
+from gdext.instruments import command, compare_gradients, gradients_figure, update_cost
+from gdext.instruments.update_cost import Effort, Fit, Point
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS, WIDTH = 9, 5
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Of a run that leaves path_sum no time for its largest networks."""
+    folder = tmp_path_factory.mktemp("gradients")
+    arguments = ["--layers", LAYERS, "--width", WIDTH, "--rounds", 3, "--budget", 0.5]
+    assert compare_gradients.main([*map(str, arguments), "--out", str(folder)]) == 0
+    return json.loads((folder / "gradients.json").read_text())
+
+
+def points(results, engine):
+    return [p for p in results["points"] if p["engine"] == engine]
+
+
+def test_the_json_says_how_it_was_made(results):
+    assert results["command"].startswith(f"scripts/compare_gradients.py --layers {LAYERS}")
+    assert {"date", "machine", "versions", "threads"} <= set(results)
+    assert (results["layers"], results["width"]) == (LAYERS, WIDTH)
+
+
+def test_counts_are_those_of_the_formulas_and_grow(results):
+    for engine in gradients.ENGINES:
+        measured = points(results, engine)
+        assert [p["layers"] for p in measured] == list(range(1, len(measured) + 1))
+        counts = [p["multiplications"] for p in measured]
+        formula = results["multiplications"][engine]
+        assert len(formula) == LAYERS
+        assert counts == formula[: len(counts)]
+        assert formula == sorted(set(formula))
+
+
+def test_only_what_is_feasible_is_measured(results):
+    for engine in gradients.ENGINES:
+        measured = points(results, engine)
+        if engine == "path_sum":
+            assert 5 <= len(measured) < LAYERS
+        else:
+            assert len(measured) == LAYERS
+        assert all(1 <= len(p["seconds"]) <= 3 for p in measured)
+        # Slower than expected it may be, not by much.
+        assert all(sum(p["seconds"]) < 5 * 0.5 for p in measured)
+
+
+def test_growth_of_the_measured_times(results):
+    times = [statistics.median(p["seconds"]) for p in points(results, "path_sum")]
+    assert times[-3:] == sorted(times[-3:]) and times[-1] > 5 * times[-3]
+    times = [statistics.median(p["seconds"]) for p in points(results, "backprop")]
+    assert times[0] < times[-1] < LAYERS * times[0]
+
+
+def test_fitted_growth(results):
+    fits = {engine: Fit(**fit) for engine, fit in results["fits"].items()}
+    assert 0.7 < fits["backprop"].base < 1.4
+    assert 0.7 * WIDTH < fits["path_sum"].base < 1.4 * WIDTH
+    for engine in ("forward_mode", "finite_difference"):
+        assert 0.8 < fits[engine].base < 1.8
+
+
+def test_claims(results):
+    claims = results["claims"]
+    assert claims["exp(L)/L"] == pytest.approx(math.exp(LAYERS) / LAYERS)
+    fits = {engine: Fit(**fit) for engine, fit in results["fits"].items()}
+    ratio = fits["path_sum"].seconds(LAYERS) / fits["backprop"].seconds(LAYERS)
+    assert claims["path_sum/backprop, seconds by the fits"] == pytest.approx(ratio)
+    counts = results["multiplications"]
+    assert claims["path_sum/backprop, multiplications"] == pytest.approx(
+        counts["path_sum"][-1] / counts["backprop"][-1]
+    )
+    fits = {"path_sum": Fit(1, math.e, 1, 2), "backprop": Fit(20, 1, 1, 2)}
+    known = update_cost.claims(fits, 3, 20)
+    assert round(known["exp(L)/L"] / 1e6) == 24
+    assert known["path_sum/backprop, seconds by the fits"] == pytest.approx(known["exp(L)/L"])
+
+
+def test_fit_recovers_what_was_planted():
+    def planted(L):
+        noise = 1e-2 if 3 * L <= 2 * 9 else 0  # calls, which the fit must not see
+        middle = 2e-6 * L * 3.5**L + noise
+        return Point("path_sum", L, [middle, middle / 2, 100 * middle], 1)
+
+    fit = update_cost.fit([planted(L) for L in range(1, 10)])
+    assert (fit.first, fit.last) == (7, 9)
+    assert fit.base == pytest.approx(3.5) and fit.factor == pytest.approx(2e-6)
+    assert fit.seconds(20) == pytest.approx(2e-6 * 20 * 3.5**20)
+    with pytest.raises(ValueError, match="wanted 4 or more points to fit, got 2"):
+        update_cost.fit([planted(1), planted(2)])
+
+
+def test_paths_beyond_the_limit_are_not_tried(monkeypatch):
+    monkeypatch.setattr(gradients, "PATH_LIMIT", gradients.path_count([2, 2, 2, 2]))
+    measured = list(update_cost.measure(2, 5, Effort(1, 10), seed=0))
+    assert [p.layers for p in measured if p.engine == "path_sum"] == [1, 2, 3]
+
+
+def test_the_picture_shows_data_as_data_and_the_rest_as_the_rest(results):
+    figure = gradients_figure.draw(pytest.importorskip("matplotlib.figure").Figure, results)
+    left, right = figure.axes
+    assert left.get_ylabel() == "seconds per update"
+    assert right.get_ylabel() == "multiplications per update"
+    assert left.get_yscale() == right.get_yscale() == "log"
+    bars = {bar.get_label(): bar.lines[0] for bar in left.containers}
+    for engine, (label, _, _) in gradients_figure.STYLES.items():
+        measured = points(results, engine)
+        drawn = bars[label].get_xydata()
+        assert drawn[:, 0].tolist() == [p["layers"] for p in measured]
+        assert drawn[:, 1].tolist() == [statistics.median(p["seconds"]) for p in measured]
+        assert bars[label].get_linestyle() == "None"
+    (beyond,) = [line for line in left.lines if line.get_linestyle() == ":"]
+    assert "not measured" in beyond.get_label()
+    last = len(points(results, "path_sum"))
+    assert beyond.get_xdata().tolist() == list(range(last, LAYERS + 1))
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert {label for label, _, _ in gradients_figure.STYLES.values()} < set(texts)
+    assert {"c exp(L)", "c L, c from backprop's fit"} < set(texts)
+
+
+def test_files(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    draw = {"picture": lambda new: gradients_figure.draw(new, results)}
+    command.save(tmp_path / "new", "result", results, draw)
+    assert json.loads((tmp_path / "new/result.json").read_text()) == results
+    assert (tmp_path / "new/picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "new/picture.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "3"], "argument --layers: 3: wanted an integer from 4 to 50"),
+        (["--width", "0"], "argument --width: 0: wanted an integer from 1 to 64"),
+        (["--budget", "inf"], "argument --budget: inf: wanted a finite number above 0"),
+        (["--engine", "adjoint"], "unrecognized arguments: --engine adjoint"),
+        (["--layers", "4", "--budget", "1e-9"], "--budget 1e-09 is too little: wanted 4 or more"),
+    ],
+)
+def test_bad_options_are_one_line(arguments, message, tmp_path, capsys):
+    assert compare_gradients.main([*arguments, "--out", str(tmp_path / "o")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("compare_gradients.py: error: ") and error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "o").exists()
+
+
+def test_ctrl_c(monkeypatch, tmp_path, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(update_cost, "measure", interrupt)
+    assert compare_gradients.main(["--out", str(tmp_path / "o")]) == 130
+    assert capsys.readouterr().err == "compare_gradients.py: interrupted, nothing was written\n"
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["compare_gradients", "compare_descent"])
+def test_the_scripts_start(name):
+    script = ROOT / "scripts" / f"{name}.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: {name}.py" in done.stdout
