@@ -26,6 +26,7 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/mlp_layout.inl"
 #include "cpu/mlp_products.inl"
 #include "cpu/mlp_small.inl"
+#include "cpu/mlp_update.inl"
 #include "cpu/mlp_gather.inl"
 #include "cpu/mlp_loss.inl"
 #include "cpu/mlp_state.inl"

@@ -3,8 +3,11 @@
 // `parts` threads stay together from the first step to the last and meet at barriers. A layer is
 // wide if every part can have panels of its own units: then a part computes those units for all
 // samples, keeps their weights in its cache from forward to update, and contributes a term to dx
-// that the parts add up. A narrow layer (the last one, as a rule) is cut by samples on the way
-// forward and by inputs on the way back.
+// that the parts add up. A narrow layer is cut by samples on the way forward and by inputs on the
+// way back; but if it is the last one, above a wide one, as it is as a rule, then it is `split`:
+// cut by inputs both ways, so that a part meets its own units of the layer below alone. The terms
+// of z are added up on the way into the loss, which small batches' parts compute each for
+// themselves, rather than wait for one another.
 
 template <class T>
 class MlpRun {
@@ -55,21 +58,22 @@ class MlpRun {
     for (int64_t l = 0; l < args_.L; ++l) {
       const Layer& layer = state_.layers[l];
       if (l > 0) {
-        member.barrier();
-        part.inputs[l] = input_of(part, l, B);
+        if (!layer.split) member.barrier();
+        part.inputs[l] = input_of(member, part, l, B);
       } else if (!layer.wide && B <= kSmallBatch) {
         member.barrier();  // others updated some of these weights
       }
-      forward(layer, part.inputs[l], layer.wide ? Range{0, B} : samples,
-              layer.wide ? layer.own(member) : Range{0, layer.panels});
+      forward(member, l, part.inputs[l], layer.wide || layer.split ? Range{0, B} : samples,
+              layer.wide ? layer.own(member) : Range{0, layer.panels}, n);
     }
-    if (state_.layers[args_.L - 1].wide) member.barrier();
-    const double norm = loss_norm<T>(args_, order, B, state_.layers[args_.L - 1].O);
-    part.loss = loss(part, order, samples, B, norm);
     member.barrier();
+    const double norm = loss_norm<T>(args_, order, B, state_.layers[args_.L - 1].O);
+    const bool alone = B <= kSmallBatch;
+    part.loss = loss(part, order, alone ? Range{0, B} : samples, B, norm, n);
+    if (!alone) member.barrier();
     if (member.index == 0) {
-      double sum = 0;
-      for (int p = 0; p < member.size; ++p) sum += state_.part[p].loss;
+      double sum = part.loss;
+      for (int p = 1; p < member.size && !alone; ++p) sum += state_.part[p].loss;
       args_.losses[n] = sum / norm;
       // The others see this at a barrier of the next step at the latest.
       if (std::chrono::steady_clock::now() > deadline_ && stop_at_ == INT64_MAX) stop_at_ = n + 2;
@@ -104,20 +108,28 @@ class MlpRun {
     return in;
   }
 
-  Input<A> input_of(Part& part, int64_t l, int64_t B) {
+  // Of a split layer, the inputs that this part meets, counted from the first of them.
+  Input<A> input_of(Member& member, Part& part, int64_t l, int64_t B) {
     const Layer& lower = state_.layers[l - 1];
+    const Range units = state_.inputs_met(l, member);
+    const A* h = lower.h + units.begin * B;
     if (B <= kSmallBatch && lower.activation == Activation::relu)
-      return live_units(lower.h, B, lower.O, part.seen, part.live[l].rows, part.live[l].x);
-    return {lower.h, nullptr, B, lower.O};
+      return live_units(h, B, units.size(), part.seen, part.live[l].rows, part.live[l].x);
+    return {h, nullptr, B, units.size()};
   }
 
-  void forward(const Layer& layer, const Input<A>& in, Range samples, Range panels) {
-    A* const sums = layer.s;  // z where the backward pass wants it, else what becomes y
-    forward_product(in, layer.w, layer.I, samples, panels, sums,
+  void forward(const Member& member, int64_t l, const Input<A>& in, Range samples, Range panels,
+               int64_t n) {
+    const Layer& layer = state_.layers[l];
+    const bool last = l == args_.L - 1;
+    // z where the backward pass wants it, else what becomes y
+    A* const sums = last ? state_.term(layer.split ? member.index : 0, n) : layer.s;
+    const bool biased = !layer.split || member.index == 0;
+    const A* w = layer.w + state_.inputs_met(l, member).begin * P;
+    forward_product(in, w, layer.rows, samples, panels, sums,
                     [&](int64_t p, int64_t b, int64_t count, A* z) {
-                      const A* bias = layer.b + p * P;
-                      for (int64_t r = 0; r < count; ++r)
-                        for (int j = 0; j < P; ++j) z[r * P + j] += bias[j];
+                      if (biased) add_bias(layer.b + p * P, count, z);
+                      if (last) return;
                       A* y = layer.h + (p * in.B + b) * P;
                       if (y != z) {
                         std::memcpy(y, z, count * P * sizeof(A));
@@ -127,29 +139,46 @@ class MlpRun {
                       round_row<T>(y, count * P);
                     });
   }
+  static void add_bias(const A* b, int64_t rows, A* z) {
+    for (int64_t r = 0; r < rows; ++r)
+      for (int j = 0; j < P; ++j) z[r * P + j] += b[j];
+  }
 
-  // h of the last layer becomes its dz.
-  double loss(Part& part, const int64_t* order, Range samples, int64_t B, double norm) {
+  // From the last layer's z, its dz.
+  double loss(Part& part, const int64_t* order, Range samples, int64_t B, double norm, int64_t n) {
     const Layer& layer = state_.layers[args_.L - 1];
-    const int64_t C = layer.O;
+    const int64_t C = layer.O, width = layer.panels * P;
+    A *row = part.row, *s = part.saved;  // [panels * P]
+    A* const dz = state_.last_dz(part, B);
     double sum = 0;
     for (int64_t b = samples.begin; b < samples.end; ++b) {
-      A* row = part.row;  // [panels * P]
-      for (int64_t p = 0; p < layer.panels; ++p)
-        std::memcpy(row + p * P, layer.h + (p * B + b) * P, P * sizeof(A));
+      for (int64_t p = 0; p < layer.panels; ++p) sum_terms((p * B + b) * P, n, row + p * P);
+      if (saves_z(layer.activation)) {
+        std::memcpy(s, row, width * sizeof(A));
+        round_row<T>(s, width);
+      }
+      layer.activate(row, width);
+      round_row<T>(row, width);
+      if (!saves_z(layer.activation)) std::memcpy(s, row, width * sizeof(A));
       if (args_.loss == MlpLoss::mse)
         sum += mse_sample<T>(static_cast<const T*>(args_.targets) + order[b] * C, norm, C, row);
       else
         sum += cross_entropy_sample<T>(args_, static_cast<const int64_t*>(args_.targets)[order[b]],
                                        norm, C, row, part.probabilities);
-      std::fill(row + C, row + layer.panels * P, A(0));
+      std::fill(row + C, row + width, A(0));
       round_row<T>(row, C);
-      for (int64_t p = 0; p < layer.panels; ++p) {
-        A* s = layer.s + (p * B + b) * P;
-        layer.activation_backward(row + p * P, s, s, P);
-      }
+      for (int64_t p = 0; p < layer.panels; ++p)
+        layer.activation_backward(row + p * P, s + p * P, dz + (p * B + b) * P, P);
     }
     return sum;
+  }
+  // z[0..P) = the terms at `at`, added up in the order of the parts.
+  void sum_terms(int64_t at, int64_t n, A* z) const {
+    std::memcpy(z, state_.term(0, n) + at, P * sizeof(A));
+    for (int t = 1; t < state_.terms; ++t) {
+      const A* term = state_.term(t, n) + at;
+      for (int j = 0; j < P; ++j) z[j] += term[j];
+    }
   }
 
   // From dz of layer l, in the place of its s: the update of its weights, and dz of the layer
@@ -161,40 +190,41 @@ class MlpRun {
     // above, if wide, left for everyone.
     if (l + 1 < args_.L && (!layer.wide || (l > 0 && state_.layers[l + 1].wide))) member.barrier();
     const Range panels = layer.wide ? layer.own(member) : Range{0, layer.panels};
-    const Range rows = layer.wide ? Range{0, layer.I}
-                       : l > 0    ? state_.layers[l - 1].own_units(member)
-                                  : share(layer.I, member.index, member.size);
+    // The rows of weights that are this part's to update, counted from `first_row` on.
+    const Range met = state_.inputs_met(l, member);
+    const Range rows = layer.wide || layer.split ? Range{0, met.size()}
+                       : l > 0                   ? state_.layers[l - 1].own_units(member)
+                                                 : share(layer.I, member.index, member.size);
     const Range columns = in.columns(rows);
+    const A* dz = l == args_.L - 1 ? state_.last_dz(part, B) : layer.s;
 
     const MlpLayer& options = args_.layers[l];
     const SgdRule<A> rule = rule_of(options.w, n);
-    const auto update = [&](int64_t p, int64_t row, Vector(&dw)[kMicroVectors]) {
-      const int64_t at = (p * layer.I + row) * P;
-      update_row(rule, options.w.first && n == 0, dw, layer.w + at,
-                 layer.mw ? layer.mw + at : nullptr);
-    };
-    A* dx = state_.dx + member.index * state_.dx_stride;
+    A *const w = layer.w + met.begin * P, *const mw = layer.mw ? layer.mw + met.begin * P : nullptr;
+    A* const dx = state_.dx_of(member.index);
     const bool small = B <= kSmallBatch;
-    if (l > 0 && small && !layer.mw) {
-      small_backward<A, true>(in, layer.w, layer.I, layer.s, columns, panels, dx, update);
-    } else {
-      if (l > 0 && small) {
-        small_backward<A, false>(in, layer.w, layer.I, layer.s, columns, panels, dx, update);
-      } else if (l > 0) {
-        transpose_gradient(layer.s, B, panels, part.dzt);
-        input_gradient(layer.w, part.dzt, B, layer.I, layer.O, columns, panels, dx);
-      }
-      weight_gradient(in, layer.s, columns, panels, update);
-    }
-    if (in.rows && (rule.has_momentum || rule.weight_decay != A(0)))
-      in.for_each_other_row(rows, [&](int64_t row) {
-        for (int64_t p = panels.begin; p < panels.end; ++p) {
-          Vector none[kMicroVectors] = {};
-          update(p, row, none);
+    with_update<T>(rule, options.w.first && n == 0, w, mw, layer.rows, [&](const auto& update) {
+      if (l > 0 && small && !mw) {
+        small_backward<A, true>(in, w, layer.rows, dz, columns, panels, dx, update);
+      } else {
+        if (l > 0 && small) {
+          small_backward<A, false>(in, w, layer.rows, dz, columns, panels, dx, update);
+        } else if (l > 0) {
+          transpose_gradient(dz, B, panels, part.dzt);
+          input_gradient(w, part.dzt, B, layer.I, layer.rows, layer.O, columns, panels, dx);
         }
-      });
+        weight_gradient(in, dz, columns, panels, update);
+      }
+      if (in.rows && update.moves_without_gradient())
+        in.for_each_other_row(rows, [&](int64_t row) {
+          for (int64_t p = panels.begin; p < panels.end; ++p) {
+            Vector none[kMicroVectors] = {};
+            update(p, row, none);
+          }
+        });
+    });
     if (options.b.data && (layer.wide || member.index == 0))
-      update_bias(layer, options.b, panels, B, n);
+      update_bias(layer, options.b, dz, panels, B, n);
     if (l > 0) {
       if (layer.wide) member.barrier();
       finish_input_gradient(
@@ -213,51 +243,35 @@ class MlpRun {
             group.maximize};
   }
 
-  // One row of a panel, for its gradient g.
-  GDEXT_INLINE static void update_row(const SgdRule<A>& rule, bool first,
-                                      Vector (&g)[kMicroVectors], A* w, A* m) {
-    for (int v = 0; v < kMicroVectors; ++v) {
-      const int at = v * Vec<A>::width;
-      Vector wv = Vec<A>::load(w + at), mv = m ? Vec<A>::load(m + at) : Vector{};
-      rule(wv, rounded(g[v]), mv, first);
-      Vec<A>::store(w + at, rounded(wv));
-      if (m) Vec<A>::store(m + at, rounded(mv));
-    }
-  }
-  GDEXT_INLINE static Vector rounded(Vector v) {
-    if constexpr (!std::is_same_v<T, A>) {
-      A values[Vec<A>::width];
-      Vec<A>::store(values, v);
-      round_row<T>(values, Vec<A>::width);
-      v = Vec<A>::load(values);
-    }
-    return v;
-  }
-
   // db = sum_b dz[b,:]
-  void update_bias(const Layer& layer, const MlpParameter& options, Range panels, int64_t B,
-                   int64_t n) {
-    const SgdRule<A> rule = rule_of(options, n);
-    for (int64_t p = panels.begin; p < panels.end; ++p) {
-      Vector db[kMicroVectors] = {};
-      for (int64_t block = 0; block < B; block += kDepth) {
-        Vector sum[kMicroVectors] = {};
-        for (int64_t b = block; b < std::min(B, block + kDepth); ++b)
-          for (int v = 0; v < kMicroVectors; ++v)
-            sum[v] += Vec<A>::load(layer.s + (p * B + b) * P + v * Vec<A>::width);
-        for (int v = 0; v < kMicroVectors; ++v) db[v] += sum[v];
-      }
-      update_row(rule, options.first && n == 0, db, layer.b + p * P,
-                 layer.mb ? layer.mb + p * P : nullptr);
-    }
+  void update_bias(const Layer& layer, const MlpParameter& options, const A* dz, Range panels,
+                   int64_t B, int64_t n) {
+    with_update<T>(rule_of(options, n), options.first && n == 0, layer.b, layer.mb, 1,
+                   [&](const auto& update) {
+                     for (int64_t p = panels.begin; p < panels.end; ++p) {
+                       Vector db[kMicroVectors] = {};
+                       for (int64_t block = 0; block < B; block += kDepth) {
+                         Vector sum[kMicroVectors] = {};
+                         for (int64_t b = block; b < std::min(B, block + kDepth); ++b)
+                           for (int v = 0; v < kMicroVectors; ++v)
+                             sum[v] += Vec<A>::load(dz + (p * B + b) * P + v * Vec<A>::width);
+                         for (int v = 0; v < kMicroVectors; ++v) db[v] += sum[v];
+                       }
+                       update(p, 0, db);
+                     }
+                   });
   }
 
   // Adds up the terms of dx of layer l for this part's units of the layer below, and makes its dz.
   void finish_input_gradient(Member& member, Part& part, int64_t l, int64_t B, Range terms) {
     const Layer& lower = state_.layers[l - 1];
     const Range panels = lower.own(member);
+    // Where dx begins, as a panel: a split layer has but this part's units.
+    const int64_t begin = state_.layers[l].split ? panels.begin : 0;
     if (B <= kSmallBatch) {
-      sum_small_terms(part.inputs[l], panels, lower.own_units(member), B, terms, part.dy);
+      Range units = lower.own_units(member);
+      units = {units.begin - begin * P, units.end - begin * P};
+      sum_small_terms(part.inputs[l], units, B, terms, part.dy);
       round_row<T>(part.dy, panels.size() * B * P);
       A* s = lower.s + panels.begin * B * P;
       lower.activation_backward(part.dy, s, s, panels.size() * B * P);
@@ -267,11 +281,11 @@ class MlpRun {
       const int64_t units = std::min<int64_t>(P, lower.O - p * P);
       for (int64_t b = 0; b < B; b += P) {
         alignas(64) A sums[P * P], dy[P * P];
-        const A* term = state_.dx + terms.begin * state_.dx_stride + (b / P * lower.O + p * P) * P;
-        std::memcpy(sums, term, units * P * sizeof(A));
+        const int64_t at = (b / P * lower.O + (p - begin) * P) * P;
+        std::memcpy(sums, state_.dx_of(terms.begin) + at, units * P * sizeof(A));
         std::fill(sums + units * P, sums + P * P, A(0));
         for (int64_t t = terms.begin + 1; t < terms.end; ++t) {
-          term += state_.dx_stride;
+          const A* term = state_.dx_of(t) + at;
           for (int64_t i = 0; i < units * P; ++i) sums[i] += term[i];
         }
         transpose(P, sums, P, dy, P);
@@ -283,17 +297,17 @@ class MlpRun {
     }
   }
 
-  // dy[p - first][b][:] from the terms that small_backward left, zero for the units it left out.
-  void sum_small_terms(const Input<A>& in, Range panels, Range units, int64_t B, Range terms,
-                       A* dy) const {
-    std::fill(dy, dy + panels.size() * B * P, A(0));
+  // dy[unit / P][b][unit % P] from the terms that small_backward left for `units`, the first of
+  // which has number 0 here; zero for the units it left out.
+  void sum_small_terms(const Input<A>& in, Range units, int64_t B, Range terms, A* dy) const {
+    std::fill(dy, dy + Panel<A>::count(units.size()) * B * P, A(0));
     const Range columns = in.columns(units);
     for (int64_t k = columns.begin; k < columns.end; ++k) {
-      const int64_t unit = in.row(k) - panels.begin * P;
+      const int64_t unit = in.row(k) - units.begin;
       for (int64_t b = 0; b < B; ++b) {
         A& sum = dy[(unit / P * B + b) * P + unit % P];
         for (int64_t t = terms.begin; t < terms.end; ++t)
-          sum += state_.dx[t * state_.dx_stride + (k / P * B + b) * P + k % P];
+          sum += state_.dx_of(t)[(k / P * B + b) * P + k % P];
       }
     }
   }

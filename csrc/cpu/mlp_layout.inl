@@ -1,7 +1,7 @@
 // How the whole-network step keeps its matrices, so that no product packs anything. P =
 // Panel::width.
 //
-//   weights        [O/P panels][I][P]   a panel holds P output units, unit beside unit
+//   weights        [O/P panels][rows][P]   a panel holds P output units, unit beside unit
 //   activations    [units/P panels][B][P]
 //
 // Each of the three products then reads one operand as rows of P (its vectors) and broadcasts
@@ -16,6 +16,14 @@ struct Panel {
   using V = Vec<A>;
   static constexpr int vectors = kMicroVectors, width = vectors * V::width;
   static constexpr int64_t count(int64_t units) { return (units + width - 1) / width; }
+  // The rows from one panel of [I][P] to the next. Were their distance a multiple of 4096 bytes,
+  // the same row of all panels would have one place in the first-level cache, and a load from a
+  // panel would wait for the store to the panel before, which the processor takes for the same
+  // address.
+  static constexpr int64_t rows(int64_t I) {
+    constexpr int64_t kPage = std::max<int64_t>(4096 / (width * sizeof(A)), 1);
+    return I % kPage == 0 ? I + kPage / 2 : I;
+  }
 };
 
 struct Range {
@@ -55,27 +63,27 @@ void unpack_block(const A* from, int64_t units, int64_t inputs, T* to, int64_t r
 
 // f(o, i, units, inputs, place in the packed weights) for each block of the panels of `range`.
 template <class A, class F>
-void for_each_block(int64_t I, int64_t O, Range range, const F& f) {
+void for_each_block(int64_t I, int64_t O, int64_t rows, Range range, const F& f) {
   constexpr int P = Panel<A>::width;
   for (int64_t p = range.begin; p < range.end; ++p)
     for (int64_t i = 0; i < I; i += P)
-      f(p * P, i, std::min<int64_t>(P, O - p * P), std::min<int64_t>(P, I - i), (p * I + i) * P);
+      f(p * P, i, std::min<int64_t>(P, O - p * P), std::min<int64_t>(P, I - i), (p * rows + i) * P);
 }
 
 // packed[o / P][i][o % P] = from[o, i] for the panels of `range`, zero beyond O; and the way back.
 template <class T, class A>
 void pack_panels(const T* from, int64_t row_stride, int64_t col_stride, int64_t I, int64_t O,
-                 Range range, A* packed) {
-  for_each_block<A>(I, O, range,
+                 int64_t rows, Range range, A* packed) {
+  for_each_block<A>(I, O, rows, range,
                     [&](int64_t o, int64_t i, int64_t units, int64_t inputs, int64_t at) {
                       pack_block(from + o * row_stride + i * col_stride, row_stride, col_stride,
                                  units, inputs, packed + at);
                     });
 }
 template <class T, class A>
-void unpack_panels(const A* packed, int64_t I, int64_t O, Range range, T* to, int64_t row_stride,
-                   int64_t col_stride) {
-  for_each_block<A>(I, O, range,
+void unpack_panels(const A* packed, int64_t I, int64_t O, int64_t rows, Range range, T* to,
+                   int64_t row_stride, int64_t col_stride) {
+  for_each_block<A>(I, O, rows, range,
                     [&](int64_t o, int64_t i, int64_t units, int64_t inputs, int64_t at) {
                       unpack_block(packed + at, units, inputs, to + o * row_stride + i * col_stride,
                                    row_stride, col_stride);

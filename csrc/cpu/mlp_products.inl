@@ -163,12 +163,14 @@ void forward_product(const Input<A>& in, const A* w, int64_t I, Range samples, R
 
 // dw[p][row(k)][:] = sum_b x[b,k] dz[p][b][:] for k in `columns`, handed row by row to
 // update(p, row, sums), sums one Panel of vectors. Long batches are taken in blocks, of which the
-// panel of x and that of dz stay in the first-level cache for the tiles of a panel of x.
+// panel of x and that of dz stay in the first-level cache for the tiles of a panel of x. The rows
+// to be updated come from the second-level cache: a long sum calls for its own before it begins, a
+// short one for those of the next.
 template <class A, class Update>
 void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panels,
                      const Update& update) {
   constexpr int P = Panel<A>::width;
-  constexpr int64_t kSamples = 128;
+  constexpr int64_t kSamples = 128, kShort = 16;
   alignas(64) A sums[P * P];
   for (int64_t p = panels.begin; p < panels.end; ++p) {
     for (int64_t k = columns.begin, end; k < columns.end; k = end) {
@@ -178,6 +180,12 @@ void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panel
         const A* const panel[1] = {dz + (p * in.B + b) * P};
         const bool last = b + depth == in.B;
         for_each_tile<std::min(kMicroRows, P)>(k, end, [&](int64_t k0, auto rows) {
+          if (last) {
+            const int64_t from = depth > kShort ? k0 : k0 + rows.value;
+#pragma GCC unroll 16
+            for (int r = 0; r < rows.value; ++r)
+              if (from + r < columns.end) update.prefetch(p, in.row(from + r));
+          }
           Tile<A, rows.value, 1> tile;
           tile.template multiply<false>(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel,
                                         nullptr);
@@ -195,8 +203,8 @@ void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panel
 // dx^T[b / P][i][b % P] = sum_o w[o,i] dz[b,o] over the units o of `panels`, for i in `columns`,
 // with dz^T in dzt[b / P][o - first o][b % P].
 template <class A>
-void input_gradient(const A* w, const A* dzt, int64_t B, int64_t I, int64_t O, Range columns,
-                    Range panels, A* dxt) {
+void input_gradient(const A* w, const A* dzt, int64_t B, int64_t I, int64_t w_rows, int64_t O,
+                    Range columns, Range panels, A* dxt) {
   constexpr int P = Panel<A>::width;
   for (int64_t bp = 0; bp < Panel<A>::count(B); ++bp) {
     const A* columns_of_dz = dzt + bp * panels.size() * P * P;
@@ -207,8 +215,8 @@ void input_gradient(const A* w, const A* dzt, int64_t B, int64_t I, int64_t O, R
         Tile<A, rows.value, 1> tile;
         for (int64_t p = block; p < std::min(panels.end, block + kPanels); ++p) {
           const A* const panel[1] = {columns_of_dz + (p - panels.begin) * P * P};
-          tile.template multiply<false>(std::min<int64_t>(P, O - p * P), w + (p * I + i0) * P, P, 1,
-                                        panel, nullptr);
+          tile.template multiply<false>(std::min<int64_t>(P, O - p * P), w + (p * w_rows + i0) * P,
+                                        P, 1, panel, nullptr);
         }
         tile.store(to, block > panels.begin);
       }

@@ -32,11 +32,12 @@ struct MlpState {
 
   struct Layer {
     int64_t I, O, panels;
-    bool wide;
-    A *w, *mw;  // [panels][I][P]; mw null: no momentum
-    A *b, *mb;  // [panels][P]; b is zeros where the layer has no bias
-    A* h;       // [panels][B][P] the layer's output
-    A* s;       // what its activation saves (saves_z): h itself, or z; becomes dz
+    int64_t rows;      // from a panel of the weights to the next: I or more
+    bool wide, split;  // mlp.inl
+    A *w, *mw;         // [panels][rows][P]; mw null: no momentum
+    A *b, *mb;         // [panels][P]; b is zeros where the layer has no bias
+    A* h;              // [panels][B][P] the layer's output; the last one's is not kept
+    A* s;              // what its activation saves (saves_z): h itself, or z; becomes dz
     Activation activation;
     void (*activate)(A* values, int64_t n);
     void (*activation_backward)(const A* dy, const A* s, A* dz, int64_t n);
@@ -55,13 +56,14 @@ struct MlpState {
       A* x;           // [I/P panels][kSmallBatch][P]
       int32_t* rows;  // [I]
     };
-    Input<A>* inputs;             // [L] of the layers, in this step
-    Live* live;                   // [L]
-    uint8_t *seen, *seen_by_all;  // [widest I]
-    int64_t* order;               // [B]
-    A* dzt;                       // [B/P][O][P] of the widest share of a layer
-    A* dy;                        // [widest share of units/P][kSmallBatch][P]
-    A *row, *probabilities;       // [O of the last layer, whole panels]
+    Input<A>* inputs;                // [L] of the layers, in this step
+    Live* live;                      // [L]
+    uint8_t *seen, *seen_by_all;     // [widest I]
+    int64_t* order;                  // [B]
+    A* dzt;                          // [B/P][O][P] of the widest share of a layer
+    A* dy;                           // [widest share of units/P][kSmallBatch][P]
+    A *row, *saved, *probabilities;  // [O of the last layer, whole panels]
+    A* last_dz;                      // [O/P of the last layer][kSmallBatch][P]
     double loss;
   };
 
@@ -69,10 +71,25 @@ struct MlpState {
   int parts;
   std::unique_ptr<Layer[]> layers;
   std::unique_ptr<Part[]> part;
-  A* x[2];  // [I/P panels][B][P], of this step and the one before
-  A* dx;    // [parts] of dx^T [B/P][I][P], or of dx [I/P panels][B][P] in small batches
-  int64_t dx_stride;
+  A* x[2];    // [I/P panels][B][P], of this step and the one before
+  int terms;  // of the last layer's z
   MlpSizes sizes;
+
+  // dx^T [B/P][I][P], or dx [I/P panels][B][P] in small batches, as far as part `p` has it.
+  A* dx_of(int64_t p) const { return dx_ + p * dx_stride_; }
+  // Term `t` of the last layer's z, [panels][B][P], of step n. A part may be a step ahead of
+  // another in small batches.
+  A* term(int64_t t, int64_t n) const {
+    return z_ + (args.B <= kSmallBatch ? n % 2 * terms + t : t) * z_stride_;
+  }
+  A* last_dz(const Part& part, int64_t B) const {
+    return B <= kSmallBatch ? part.last_dz : layers[args.L - 1].s;
+  }
+  // The inputs of layer l that a part computes with, in its forward product: the number 0 of all
+  // else it does in a split layer is the first of these.
+  Range inputs_met(int64_t l, const Member& member) const {
+    return layers[l].split ? layers[l - 1].own_units(member) : Range{0, layers[l].I};
+  }
 
   MlpState(const MlpArgs& args_, void* packed, void* scratch)
       : args(args_), parts(parts_of(args_)), layers(new Layer[args_.L]), part(new Part[parts]) {
@@ -83,7 +100,9 @@ struct MlpState {
       const MlpLayer& from = args.layers[l];
       Layer& layer = layers[l];
       layer.I = from.I, layer.O = from.O, layer.panels = Panel<A>::count(from.O);
+      layer.rows = Panel<A>::rows(from.I);
       layer.wide = layer.panels >= parts;
+      layer.split = !layer.wide && l > 0 && l == args.L - 1 && layers[l - 1].wide;
       layer.activation = from.activation;
       with_activation(from.activation, [&](auto f) {
         layer.activate = activate_row<f.value, A>;
@@ -92,13 +111,14 @@ struct MlpState {
       const auto momentum = [&](const MlpParameter& p) {
         return args.groups[p.group].momentum != 0;
       };
-      const int64_t size = layer.panels * layer.I * P;
+      const int64_t size = layer.panels * layer.rows * P;
       layer.w = keep.take<A>(size);
       layer.mw = momentum(from.w) ? keep.take<A>(size) : nullptr;
       layer.b = keep.take<A>(layer.panels * P);
       layer.mb = from.b.data && momentum(from.b) ? keep.take<A>(layer.panels * P) : nullptr;
       layer.h = work.take<A>(layer.panels * B * P);
-      layer.s = saves_z(from.activation) ? work.take<A>(layer.panels * B * P) : layer.h;
+      const bool z = l < args.L - 1 && saves_z(from.activation);
+      layer.s = z ? work.take<A>(layer.panels * B * P) : layer.h;
 
       const int64_t share_of = (layer.panels + parts - 1) / parts;
       widest_in = std::max(widest_in, layer.I);
@@ -110,8 +130,12 @@ struct MlpState {
     }
     const int64_t first_panels = Panel<A>::count(layers[0].I), sample_panels = Panel<A>::count(B);
     for (A*& buffer : x) buffer = work.take<A>(B > kSmallBatch ? first_panels * B * P : 0);
-    dx_stride = widest_dx * P * std::max(small, B > kSmallBatch ? sample_panels * P : 0);
-    dx = work.take<A>(parts * dx_stride);
+    dx_stride_ = widest_dx * P * std::max(small, B > kSmallBatch ? sample_panels * P : 0);
+    dx_ = work.take<A>(parts * dx_stride_);
+    const Layer& last = layers[args.L - 1];
+    terms = last.split ? parts : 1;
+    z_stride_ = last.panels * B * P;
+    z_ = work.take<A>((B <= kSmallBatch ? 2 : 1) * terms * z_stride_);
     for (int p = 0; p < parts; ++p) {
       Part& own = part[p];
       own.inputs = work.take<Input<A>>(args.L);
@@ -127,8 +151,9 @@ struct MlpState {
       own.order = work.take<int64_t>(args.order ? 0 : B);
       own.dzt = work.take<A>(B > kSmallBatch ? sample_panels * widest_share * P * P : 0);
       own.dy = work.take<A>(widest_own * small * P);
-      own.row = work.take<A>(layers[args.L - 1].panels * P);
-      own.probabilities = work.take<A>(layers[args.L - 1].panels * P);
+      for (A** row : {&own.row, &own.saved, &own.probabilities})
+        *row = work.take<A>(last.panels * P);
+      own.last_dz = work.take<A>(last.panels * small * P);
     }
     sizes = {keep.used(), work.used()};
   }
@@ -149,9 +174,10 @@ struct MlpState {
   void pack(const Member& member) {
     for (int64_t l = 0; l < args.L; ++l) {
       const Layer& layer = layers[l];
-      pack_parameter(args.layers[l].w, layer.I, layer.O, layer.own(member), layer.w, layer.mw);
+      pack_parameter(args.layers[l].w, layer.I, layer.O, layer.rows, layer.own(member), layer.w,
+                     layer.mw);
       if (args.layers[l].b.data)
-        pack_parameter(args.layers[l].b, 1, layer.O, layer.own(member), layer.b, layer.mb);
+        pack_parameter(args.layers[l].b, 1, layer.O, 1, layer.own(member), layer.b, layer.mb);
       else
         std::fill(layer.b + layer.own(member).begin * P, layer.b + layer.own(member).end * P, A(0));
     }
@@ -159,28 +185,32 @@ struct MlpState {
   void unpack(const Member& member) {
     for (int64_t l = 0; l < args.L; ++l) {
       const Layer& layer = layers[l];
-      unpack_parameter(args.layers[l].w, layer.I, layer.O, layer.own(member), layer.w, layer.mw);
+      unpack_parameter(args.layers[l].w, layer.I, layer.O, layer.rows, layer.own(member), layer.w,
+                       layer.mw);
       if (args.layers[l].b.data)
-        unpack_parameter(args.layers[l].b, 1, layer.O, layer.own(member), layer.b, layer.mb);
+        unpack_parameter(args.layers[l].b, 1, layer.O, 1, layer.own(member), layer.b, layer.mb);
     }
   }
 
  private:
-  static void pack_parameter(const MlpParameter& from, int64_t I, int64_t O, Range panels, A* to,
-                             A* momentum) {
-    pack_panels(static_cast<const T*>(from.data), from.row_stride, from.col_stride, I, O, panels,
-                to);
+  A *dx_, *z_;
+  int64_t dx_stride_, z_stride_;
+
+  static void pack_parameter(const MlpParameter& from, int64_t I, int64_t O, int64_t rows,
+                             Range panels, A* to, A* momentum) {
+    pack_panels(static_cast<const T*>(from.data), from.row_stride, from.col_stride, I, O, rows,
+                panels, to);
     if (momentum && from.first)
-      std::fill(momentum + panels.begin * I * P, momentum + panels.end * I * P, A(0));
+      std::fill(momentum + panels.begin * rows * P, momentum + panels.end * rows * P, A(0));
     else if (momentum)
       pack_panels(static_cast<const T*>(from.momentum), from.momentum_row_stride,
-                  from.momentum_col_stride, I, O, panels, momentum);
+                  from.momentum_col_stride, I, O, rows, panels, momentum);
   }
-  static void unpack_parameter(const MlpParameter& to, int64_t I, int64_t O, Range panels,
-                               const A* from, const A* momentum) {
-    unpack_panels(from, I, O, panels, static_cast<T*>(to.data), to.row_stride, to.col_stride);
+  static void unpack_parameter(const MlpParameter& to, int64_t I, int64_t O, int64_t rows,
+                               Range panels, const A* from, const A* momentum) {
+    unpack_panels(from, I, O, rows, panels, static_cast<T*>(to.data), to.row_stride, to.col_stride);
     if (momentum)
-      unpack_panels(momentum, I, O, panels, static_cast<T*>(to.momentum), to.momentum_row_stride,
-                    to.momentum_col_stride);
+      unpack_panels(momentum, I, O, rows, panels, static_cast<T*>(to.momentum),
+                    to.momentum_row_stride, to.momentum_col_stride);
   }
 };

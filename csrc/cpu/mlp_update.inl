@@ -1,0 +1,84 @@
+// The update of the whole-network step: contract/sgd.h for a row of a panel of weights or biases,
+// in registers, as the epilogue of the product that makes its gradient.
+
+// v rounded to T and back.
+template <class T>
+GDEXT_INLINE typename Vec<acc_t<T>>::type rounded(typename Vec<acc_t<T>>::type v) {
+  using A = acc_t<T>;
+  if constexpr (!std::is_same_v<T, A>) {
+    T narrow[Vec<A>::width];
+    Vec<A>::narrow(narrow, v);
+    v = Vec<A>::widen(narrow);
+  }
+  return v;
+}
+
+// kPlain: no momentum and no weight decay, decided before the loops.
+template <class T, bool kPlain>
+class RowUpdate {
+ public:
+  using A = acc_t<T>;
+  using V = Vec<A>;
+  using Vector = typename V::type;
+  static constexpr int P = Panel<A>::width;
+
+  // w, m: [panels][rows][P]; m null: no momentum. first: m holds nothing yet.
+  RowUpdate(const SgdRule<A>& rule, bool first, A* w, A* m, int64_t rows)
+      : rule_(rule), first_(first), w_(w), m_(m), rows_(rows) {
+    if (kPlain) {
+      // -(lr g) and (-lr) g are the same number.
+      if (rule.maximize) rule_.lr = -rule_.lr;
+      rule_.maximize = rule_.has_momentum = false;
+      rule_.weight_decay = A(0);
+      m_ = nullptr;
+    }
+  }
+
+  // For the gradient of row `row` of panel `p`.
+  GDEXT_INLINE void operator()(int64_t p, int64_t row,
+                               const Vector (&gradient)[kMicroVectors]) const {
+    SgdRule<A> rule = rule_;
+    if constexpr (kPlain) {
+      rule.maximize = rule.has_momentum = false;
+      rule.weight_decay = A(0);
+    }
+    const int64_t at = (p * rows_ + row) * P;
+#pragma GCC unroll 4
+    for (int v = 0; v < kMicroVectors; ++v) {
+      A* const w = w_ + at + v * V::width;
+      A* const m = kPlain || !m_ ? nullptr : m_ + at + v * V::width;
+      Vector wv = V::load(w), mv = m ? V::load(m) : Vector{};
+      rule(wv, rounded<T>(gradient[v]), mv, first_);
+      V::store(w, rounded<T>(wv));
+      if (m) V::store(m, rounded<T>(mv));
+    }
+  }
+
+  // Calls for the row's cache lines, to be written.
+  GDEXT_INLINE void prefetch(int64_t p, int64_t row) const {
+    const A* const w = w_ + (p * rows_ + row) * P;
+#pragma GCC unroll 4
+    for (int at = 0; at < P; at += 64 / sizeof(A)) __builtin_prefetch(w + at, 1);
+  }
+
+  // Whether a row whose gradient is zero changes all the same.
+  bool moves_without_gradient() const {
+    return !kPlain && (rule_.has_momentum || rule_.weight_decay != A(0));
+  }
+
+ private:
+  SgdRule<A> rule_;
+  bool first_;
+  A *w_, *m_;
+  int64_t rows_;
+};
+
+// Calls f(RowUpdate).
+template <class T, class F>
+GDEXT_INLINE void with_update(const SgdRule<acc_t<T>>& rule, bool first, acc_t<T>* w, acc_t<T>* m,
+                              int64_t rows, const F& f) {
+  if (!m && !rule.has_momentum && rule.weight_decay == 0)
+    f(RowUpdate<T, true>(rule, first, w, m, rows));
+  else
+    f(RowUpdate<T, false>(rule, first, w, m, rows));
+}
