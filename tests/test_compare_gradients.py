@@ -16,7 +16,7 @@ from gdext.instruments import command, compare_gradients, gradients_figure, upda
 from gdext.instruments.update_cost import Effort, Fit, Point
 
 ROOT = Path(__file__).resolve().parent.parent
-LAYERS, WIDTH = 9, 5
+LAYERS, WIDTH = 10, 5
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,10 @@ def test_only_what_is_feasible_is_measured(results):
 
 
 def test_growth_of_the_measured_times(results):
-    times = [statistics.median(p["seconds"]) for p in points(results, "path_sum")]
-    assert times[-3:] == sorted(times[-3:]) and times[-1] > 5 * times[-3]
-    times = [statistics.median(p["seconds"]) for p in points(results, "backprop")]
+    """Of the least ones, since whatever else the machine did can only have added to the others."""
+    times = [min(p["seconds"]) for p in points(results, "path_sum")]
+    assert times[-3:] == sorted(times[-3:]) and times[-1] > WIDTH * times[-3]
+    times = [min(p["seconds"]) for p in points(results, "backprop")]
     assert times[0] < times[-1] < LAYERS * times[0]
 
 

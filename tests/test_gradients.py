@@ -149,6 +149,12 @@ def test_counts_by_hand(engine):
     assert gradients.cost(engine, [2, 3, 1], 2) == BY_HAND[engine]
 
 
+def test_a_cost_of_sizes_draws_nothing():
+    before = torch.get_rng_state()
+    assert gradients.cost("backprop", [100_000, 100_000]) == 2 * 10**10
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_growth_with_the_number_of_layers():
     def costs(engine, width=3, most=12):
         return [gradients.cost(engine, [width] * (L + 1)) for L in range(1, most + 1)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from gdext._fused.network import Network
 Model = nn.Module | Sequence[int]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+_USER = "gdext.gradients"  # as messages name it
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -29,7 +31,7 @@ class Gradients:
     grads: dC/dp of each parameter p of the model, by its name, in p's shape and dtype.
     loss: C, 0-dimensional.
     multiplications: how many were done: those of the matrix products, by slopes f'(z) and by
-        dC/dy^. Not counted: those inside of an activation or of the loss.
+        dC/dy^. Not counted: those inside of an activation, of its slope or of the loss.
     seconds: the time from the checked arguments to the gradients.
     errors: an estimate of how far each number of ``grads`` may be off, by the same names; None
         where it is rounding alone.
@@ -193,13 +195,9 @@ def model_of(model: Model, x: Tensor) -> nn.Module:
     """``model``, or a gdext.nn.MLP of these sizes with tanh between its layers, in x's dtype."""
     if isinstance(model, nn.Module):
         return model
-    if not isinstance(model, Sequence) or isinstance(model, str):
-        raise TypeError(
-            f"model: wanted a torch.nn.Module or a sequence of sizes, got {type(model).__name__}"
-        )
     if not isinstance(x, Tensor) or not x.is_floating_point():
         _refuse_input(x)
-    return gdext_nn.MLP(model, activation="tanh", dtype=x.dtype)
+    return _from_sizes(model, dtype=x.dtype)
 
 
 def read(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> tuple[list[str], Problem]:
@@ -238,12 +236,23 @@ def read(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> tuple[list[str],
 
 def shapes_of(model: Model) -> list[Shape]:
     """What the cost of ``model`` depends on."""
-    network = _network_of(model_of(model, torch.empty(0)))
+    if isinstance(model, nn.Module):
+        network = _network_of(model)
+    else:  # without memory, and without drawing from the generator
+        network = Network(_from_sizes(model, device="meta"), _USER)
     return [layer.shape for layer in _layers_of(network)]
 
 
+def _from_sizes(sizes: Sequence[int], **options: Any) -> nn.Module:
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        raise TypeError(
+            f"model: wanted a torch.nn.Module or a sequence of sizes, got {type(sizes).__name__}"
+        )
+    return gdext_nn.MLP(sizes, activation="tanh", **options)
+
+
 def _network_of(model: nn.Module) -> Network:
-    network = Network(model, "gdext.gradients")
+    network = Network(model, _USER)
     network.check_parameters()
     for p in network.params:
         if p.numel() == 0:
