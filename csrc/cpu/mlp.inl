@@ -60,7 +60,7 @@ class MlpRun {
       if (l > 0) {
         if (!layer.split) member.barrier();
         part.inputs[l] = input_of(member, part, l, B);
-      } else if (!layer.wide && B <= kSmallBatch) {
+      } else if (!layer.wide && state_.gathers_alone) {
         member.barrier();  // others updated some of these weights
       }
       forward(member, l, part.inputs[l], layer.wide || layer.split ? Range{0, B} : samples,
@@ -81,10 +81,9 @@ class MlpRun {
     for (int64_t l = args_.L - 1; l >= 0; --l) backward(member, part, l, B, n);
   }
 
-  // Small batches are gathered by every part for itself, others together.
   Input<A> gather(Member& member, Part& part, const int64_t* order, int64_t B, int64_t n) {
     const int64_t I = state_.layers[0].I;
-    const bool alone = B <= kSmallBatch;
+    const bool alone = state_.gathers_alone;
     const Range samples = alone ? Range{0, B} : share(B, member.index, member.size);
     A* x = alone ? part.live[0].x : state_.x[n % 2];
     int32_t* rows = part.live[0].rows;

@@ -53,7 +53,7 @@ struct MlpState {
   // One part's own memory.
   struct Part {
     struct Live {
-      A* x;           // [I/P panels][kSmallBatch][P]
+      A* x;           // [I/P panels][kSmallBatch][P]; of layer 0, B samples if gathers_alone
       int32_t* rows;  // [I]
     };
     Input<A>* inputs;                // [L] of the layers, in this step
@@ -71,8 +71,11 @@ struct MlpState {
   int parts;
   std::unique_ptr<Layer[]> layers;
   std::unique_ptr<Part[]> part;
-  A* x[2];    // [I/P panels][B][P], of this step and the one before
+  A* x[2];    // [I/P panels][B][P], of this step and the one before; not if gathers_alone
   int terms;  // of the last layer's z
+  // Whether every part gathers the whole batch for itself, rather than a share of it for all: what
+  // another core has just written comes slowly.
+  bool gathers_alone;
   MlpSizes sizes;
 
   // dx^T [B/P][I][P], or dx [I/P panels][B][P] in small batches, as far as part `p` has it.
@@ -129,7 +132,8 @@ struct MlpState {
       }
     }
     const int64_t first_panels = Panel<A>::count(layers[0].I), sample_panels = Panel<A>::count(B);
-    for (A*& buffer : x) buffer = work.take<A>(B > kSmallBatch ? first_panels * B * P : 0);
+    gathers_alone = B <= kSmallBatch || parts <= 2;
+    for (A*& buffer : x) buffer = work.take<A>(gathers_alone ? 0 : first_panels * B * P);
     dx_stride_ = widest_dx * P * std::max(small, B > kSmallBatch ? sample_panels * P : 0);
     dx_ = work.take<A>(parts * dx_stride_);
     const Layer& last = layers[args.L - 1];
@@ -142,7 +146,8 @@ struct MlpState {
       own.live = work.take<typename Part::Live>(args.L);
       for (int64_t l = 0; l < args.L; ++l) {
         const bool needed = l == 0 || layers[l - 1].activation == Activation::relu;
-        A* live = work.take<A>(needed ? Panel<A>::count(layers[l].I) * small * P : 0);
+        const int64_t samples = l == 0 && gathers_alone ? B : small;
+        A* live = work.take<A>(needed ? Panel<A>::count(layers[l].I) * samples * P : 0);
         int32_t* rows = work.take<int32_t>(needed ? layers[l].I : 0);
         if (scratch) own.live[l] = {live, rows};
       }
