@@ -25,6 +25,12 @@ def run(folder, layers):
     return json.loads((folder / "gradients.json").read_text())
 
 
+def plant(engine, model, x, y):
+    """Instead of a measurement: a microsecond for each multiplication."""
+    count = gradients.cost(engine, model)
+    return 1e-6 * count, count
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """Of a run in which every point is feasible."""
@@ -33,12 +39,7 @@ def measured(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Of a run that measures nothing: planted times, a microsecond for each multiplication."""
-
-    def plant(engine, model, x, y):
-        count = gradients.cost(engine, model)
-        return 1e-6 * count, count
-
+    """Of a run that measures nothing."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(update_cost, "_update_seconds", plant)
         return run(tmp_path_factory.mktemp("planted"), LAYERS)
@@ -87,6 +88,16 @@ def test_only_what_is_feasible_is_measured(results):
         feasible = [L for L, seconds in enumerate(expected, 1) if 3 * seconds <= BUDGET]
         assert [p["layers"] for p in points(results, engine)] == feasible
         assert len(feasible) == (6 if engine == "path_sum" else LAYERS)
+
+
+def test_the_budget_pays_for_fewer_rounds_before_it_pays_for_none(monkeypatch):
+    monkeypatch.setattr(update_cost, "_update_seconds", plant)
+    found = list(update_cost.measure(WIDTH, LAYERS, Effort(20, BUDGET), seed=0))
+    for p in found:
+        expected = 1e-6 * p.multiplications + update_cost.TURN
+        if p.layers > 1:
+            assert len(p.seconds) == min(20, int(BUDGET / expected))
+    assert {len(p.seconds) for p in found if p.engine == "path_sum"} == {20, 8}
 
 
 def test_claims(results):

@@ -97,6 +97,18 @@ def test_float32(engine):
             assert (found.errors[name] < 5e-3).all()
 
 
+def test_the_error_estimate_where_truncation_is_the_larger_part():
+    """C = sigmoid(20 w): d3C/dw3 is of the order of 20^3."""
+    model = gdext.nn.MLP([1, 1], output_activation="sigmoid", bias=False, dtype=f64)
+    with torch.no_grad():
+        model[0].weight.fill_(0.02)
+    x = torch.full((1, 1), 20.0, dtype=f64)
+    exact = gradients.backprop(model, lambda o, y: o.sum(), x, x).grads["0.weight"]
+    found = gradients.finite_difference(model, lambda o, y: o.sum(), x, x)
+    off, error = (found.grads["0.weight"] - exact).abs().item(), found.errors["0.weight"].item()
+    assert 1e-9 < off <= error < 2 * off
+
+
 @ENGINE
 def test_it_changes_nothing(engine):
     model = gdext.nn.MLP([2, 3, 1], "tanh", dtype=f64)
@@ -194,6 +206,9 @@ def test_too_many_paths_are_refused():
     gradients.path_sum(small, MSE, x, y, limit=13)
     with pytest.raises(ValueError, match=r"at most 12 paths \(limit\), got 13: 1 samples times 13"):
         gradients.path_sum(small, MSE, x, y, limit=12)
+    x, y = randn(2, 2), randn(2, 1)
+    with pytest.raises(ValueError, match=r"at most 25 paths \(limit\), got 26: 2 samples times 13"):
+        gradients.path_sum(small, MSE, x, y, limit=25)
 
 
 def test_ctrl_c_stops_path_sum():
