@@ -106,7 +106,7 @@ def noise(new: type[Figure], results: dict[str, Any]) -> Figure:
             "before training" if measured["epochs"] == 0 else f"after {measured['epochs']} epochs"
         )
         right.plot(sizes, [b["expected"] for b in measured["batches"]], "-", color=dark,
-                   label=f"{when}: s / sqrt(B)")  # fmt: skip
+                   label=f"{when}: by the formula")  # fmt: skip
         right.plot(sizes, [b["deviation"] for b in measured["batches"]], "o", color=dark,
                    label=f"{when}: measured")  # fmt: skip
     right.axhline(1, color="0.5", linestyle="--", linewidth=1, label="as large as the gradient")
