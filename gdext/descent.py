@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -48,13 +49,15 @@ class DivergenceError(ArithmeticError):
         self.trajectory = trajectory
 
 
+@torch.inference_mode(False)
 def descend(
     f: Callable[[Tensor], Tensor], x0: Tensor, gamma: Gamma = None, steps: int | None = None
 ) -> Trajectory:
     """Takes ``steps`` steps of gradient descent on ``f`` from ``x0``, which is left as it is.
 
     Args:
-        f: a differentiable function of a tensor of x0's shape and dtype; returns a scalar.
+        f: a differentiable function of a tensor of x0's shape and dtype; returns a scalar. It is
+            given the same tensor in every call, which the steps change in place.
         x0: floating-point, any shape.
         gamma: the learning rate: one number for all steps; one for each; or a schedule, a function
             of the step's number n = 0, 1, ... None: no learning rate, x[n+1] = x[n] - grad f(x[n]).
@@ -63,7 +66,8 @@ def descend(
     Raises:
         DivergenceError: f or its gradient is infinite or NaN, or f has grown for 10 steps in a row
             to more than f(x0). Its ``trajectory`` ends with the point where that was seen.
-        TypeError: x0 is no floating-point tensor, f returns no tensor, gamma is none of the above.
+        TypeError: x0 is no floating-point tensor, f returns none, gamma is none of the above or
+            gives something else than numbers.
         ValueError: f returns no scalar, or one that does not depend on x; a learning rate that is
             negative, infinite or NaN; steps < 0 or more than gamma has numbers; x0 is empty.
 
@@ -122,15 +126,17 @@ def descend(
 
 def _read_gamma(gamma: Gamma, steps: int | None) -> tuple[int, Callable[[int], float]]:
     """The number of steps, and the learning rate of each."""
-    if isinstance(gamma, Sequence) and not isinstance(gamma, str):
-        rates = gamma
-        most: float = len(gamma)
-        rate: Callable[[int], float] = rates.__getitem__
-    elif gamma is None or isinstance(gamma, int | float):
-        number = 1.0 if gamma is None else gamma
+    rate: Callable[[int], float]
+    most: float
+    if isinstance(gamma, Sequence) and not isinstance(gamma, str | bytes):
+        rates = [_checked(number, n) for n, number in enumerate(gamma)]
+        most, rate = len(rates), rates.__getitem__
+    elif gamma is None or isinstance(gamma, Real):
+        number = _checked(1.0 if gamma is None else gamma, 0)
         most, rate = math.inf, lambda n: number
     elif callable(gamma):
-        most, rate = math.inf, gamma
+        schedule = gamma
+        most, rate = math.inf, lambda n: _checked(schedule(n), n)
     else:
         raise TypeError(
             "gamma: wanted a number, a sequence of numbers, a function of the step or None, got "
@@ -138,17 +144,19 @@ def _read_gamma(gamma: Gamma, steps: int | None) -> tuple[int, Callable[[int], f
         )
     if steps is None:
         steps = 100 if math.isinf(most) else int(most)
-    if not isinstance(steps, int) or not 0 <= steps <= most:
+    if not isinstance(steps, Integral) or not 0 <= steps <= most:
         limit = "" if math.isinf(most) else f" to {most} (the numbers of gamma)"
         raise ValueError(f"steps: wanted an integer from 0{limit}, got {steps!r}")
+    return int(steps), rate
 
-    def checked(n: int) -> float:
-        number = float(rate(n))
-        if not math.isfinite(number) or number < 0:
-            raise ValueError(f"gamma: wanted a finite number >= 0, got {number} for step {n}")
-        return number
 
-    return steps, checked
+def _checked(rate: object, n: int) -> float:
+    if not isinstance(rate, Real | Tensor):
+        raise TypeError(f"gamma: wanted a number, got {type(rate).__name__} for step {n}")
+    number = float(rate)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"gamma: wanted a finite number >= 0, got {number} for step {n}")
+    return number
 
 
 def _value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,9 +166,12 @@ def _value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tenso
         raise TypeError(f"f: wanted a function that returns a Tensor, got {type(value).__name__}")
     if value.dim() != 0:
         raise ValueError(f"f: wanted a scalar (shape []), got shape {list(value.shape)}")
+    if not value.is_floating_point():
+        raise TypeError(f"f: wanted a floating-point scalar, got {value.dtype}")
     if not value.requires_grad:
         raise ValueError("f: wanted a differentiable function of x, got a constant")
     (gradient,) = torch.autograd.grad(value, x, allow_unused=True)
     if gradient is None:
         raise ValueError("f: wanted a function of x, got one of other tensors")
-    return value.detach(), gradient
+    # Copies: f may return a part of x, and a gradient may be x itself, which the step will change.
+    return value.detach().clone(), gradient.detach().clone()

@@ -100,10 +100,42 @@ def test_any_shape_follows_the_formula():
 def test_the_start_is_left_alone_also_without_gradients():
     x0 = randn(3).requires_grad_()
     before = x0.detach().clone()
-    with torch.no_grad():
-        found = descend(lambda x: (x**2).sum(), x0, 0.1, 5)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = descend(lambda x: (x**2).sum(), x0, 0.1, 5)
     assert torch.equal(x0, before) and x0.grad is None
     assert not found.points.requires_grad and not found.values.requires_grad
+
+
+class HalfSquare(torch.autograd.Function):
+    """|x|^2 / 2, whose gradient is x, the very tensor."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square().sum() / 2
+
+    @staticmethod
+    def backward(ctx, grad):
+        return ctx.saved_tensors[0]
+
+
+def test_what_f_gives_of_x_itself_is_kept_as_it_was():
+    line = descend(lambda x: x, torch.tensor(1.0), 0.25, 2)
+    assert line.values.tolist() == line.points.tolist() == [1.0, 0.75, 0.5]
+    part = descend(lambda x: x[1], torch.tensor([4.0, 1.0]), 0.25, 2)
+    assert part.values.tolist() == [1.0, 0.75, 0.5]
+    bowl = descend(HalfSquare.apply, torch.tensor([4.0, 1.0]), 0.5, 2)
+    assert bowl.gradients.tolist() == bowl.points.tolist() == [[4.0, 1.0], [2.0, 0.5], [1.0, 0.25]]
+    assert not bowl.gradients.requires_grad
+
+
+def test_numbers_of_other_kinds():
+    number = pytest.importorskip("numpy")
+    found = descend(square, START, number.float32(0.5), steps=number.int64(1))
+    assert found.points.tolist() == [-3.0, 0.0]
+    found = descend(square, START, lambda n: torch.tensor(0.5), steps=1)
+    assert found.points.tolist() == [-3.0, 0.0]
 
 
 BAD = {
@@ -116,6 +148,8 @@ BAD = {
         "f: wanted a scalar (shape []), got shape [2]"),
     "no tensor": ((float, START), TypeError,
         "f: wanted a function that returns a Tensor, got float"),
+    "no real number": ((lambda x: x * 1j, START), TypeError,
+        "f: wanted a floating-point scalar, got torch.complex64"),
     "a constant": ((lambda x: torch.tensor(1.0), START), ValueError,
         "f: wanted a differentiable function of x, got a constant"),
     "of something else": ((lambda x: torch.ones(1, requires_grad=True).sum(), START), ValueError,
@@ -126,6 +160,10 @@ BAD = {
         "gamma: wanted a finite number >= 0, got -0.1 for step 0"),
     "gamma NaN": ((square, START, [0.1, float("nan")]), ValueError,
         "gamma: wanted a finite number >= 0, got nan for step 1"),
+    "gamma of no numbers": ((square, START, [0.1, None]), TypeError,
+        "gamma: wanted a number, got NoneType for step 1"),
+    "a schedule of no numbers": ((square, START, str), TypeError,
+        "gamma: wanted a number, got str for step 0"),
     "steps negative": ((square, START, 0.1, -1), ValueError,
         "steps: wanted an integer from 0, got -1"),
     "steps a float": ((square, START, 0.1, 1.5), ValueError,
@@ -133,6 +171,14 @@ BAD = {
     "too many steps": ((square, START, [0.1, 0.1], 3), ValueError,
         "steps: wanted an integer from 0 to 2 (the numbers of gamma), got 3"),
 }  # fmt: skip
+
+
+def test_a_bad_learning_rate_is_found_before_the_first_step():
+    def f(x):
+        raise AssertionError
+
+    with pytest.raises(ValueError, match=r"gamma: .* got -1\.0 for step 2"):
+        descend(f, START, [0.1, 0.1, -1.0])
 
 
 @pytest.mark.parametrize("case", list(BAD))
