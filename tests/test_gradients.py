@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs import randn, seeds
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gdext
 from gdext import gradients
@@ -112,14 +113,40 @@ def test_the_error_estimate_where_truncation_is_the_larger_part():
 @ENGINE
 def test_it_changes_nothing(engine):
     model = gdext.nn.MLP([2, 3, 1], "tanh", dtype=f64)
+    model[0].weight.requires_grad_(False)  # it is given a gradient all the same
     before = {name: p.clone() for name, p in model.named_parameters()}
     x, y = randn(2, 2), randn(2, 1)
+    state = torch.get_rng_state()
     found = gradients.compute(engine, model, MSE, x, y)
     assert found.model is model
     assert found.seconds > 0
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name]) and p.grad is None
+        assert p.requires_grad == (name != "0.weight")
         assert found.grads[name].shape == p.shape
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@ENGINE
+def test_modes_of_torch_around_it(engine):
+    model, x, y = gdext.nn.MLP([2, 3, 1], "tanh", dtype=f64), randn(2, 2), randn(2, 1)
+    wanted = gradients.compute(engine, model, MSE, x, y).grads
+    modes = [torch.no_grad(), torch.inference_mode(), torch.device("meta"), torch.autocast("cpu")]
+    for mode in modes:
+        with mode:
+            found = gradients.compute(engine, model, MSE, x, y).grads
+        assert all(torch.equal(found[name], g) for name, g in wanted.items()), mode
+
+
+def test_parameters_with_strides():
+    model = gdext.nn.MLP([3, 4, 2], "tanh", dtype=f64)
+    with torch.no_grad():
+        model[0].weight = nn.Parameter(randn(3, 4).T)
+        model[1].bias = nn.Parameter(randn(4)[::2])
+    x, y = randn(3, 5).T, randn(5, 2)
+    _, wanted = true_gradients(model, nn.MSELoss(), x, y)
+    for engine in EXACT:
+        close(gradients.compute(engine, model, MSE, x, y).grads.values(), wanted, 1e-12)
 
 
 @ENGINE
@@ -159,6 +186,38 @@ def test_counts_by_hand(engine):
     found = gradients.compute(engine, [2, 3, 1], MSE, randn(2, 2), randn(2, 1))
     assert found.multiplications == BY_HAND[engine]
     assert gradients.cost(engine, [2, 3, 1], 2) == BY_HAND[engine]
+
+
+class Multiplications(TorchDispatchMode):
+    """Counts those of the ops that are called, by their shapes, apart from any formula."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        result = op(*args, **(kwargs or {}))
+        if str(op) == "gdext.linear.default":
+            self.count += args[0].shape[0] * args[1].numel()
+        elif str(op) == "gdext.linear_backward.default":
+            dy, w, activation = args[0], args[3], args[4]
+            products = sum(t.dim() == 2 and t.numel() > 0 for t in result if t is not None)
+            self.count += products * dy.shape[0] * w.numel() + (activation != 0) * dy.numel()
+        elif op in (torch.ops.aten.mul.Tensor, torch.ops.aten.mul_.Tensor):
+            self.count += result.numel()
+        return result
+
+
+@pytest.mark.parametrize("engine", ["backprop", "forward_mode", "finite_difference"])
+@pytest.mark.parametrize("sizes", [[1, 1], [2, 3, 2, 4], [3, 1, 4, 1, 5]], ids=str)
+def test_counts_of_the_ops_that_were_called(engine, sizes):
+    model = nn.Sequential(*(
+        gdext.nn.Linear(I, O, l % 2 == 0, [None, "tanh", "sigmoid"][l % 3], dtype=f64)
+        for l, (I, O) in enumerate(pairwise(sizes))
+    ))  # fmt: skip
+    with Multiplications() as seen:
+        found = gradients.compute(engine, model, lambda o, y: o.sum(), randn(3, sizes[0]), randn(3))
+    assert found.multiplications == seen.count == gradients.cost(engine, model, 3)
 
 
 def test_a_cost_of_sizes_draws_nothing():
@@ -201,6 +260,8 @@ def test_too_many_paths_are_refused():
     with pytest.raises(ValueError, match=rf"at most 1,000,000,000 paths .*, got {count:,}: 2 s"):
         gradients.path_sum(model, MSE, x, y)
     assert time.perf_counter() - begin < 1
+    with pytest.raises(ValueError, match=r"path_sum: wanted fewer than 9e\+18 multiplications"):
+        gradients.path_sum(model, MSE, x, y, limit=10**30)
     small = gdext.nn.MLP([2, 3, 1], "tanh", dtype=f64)
     x, y = randn(1, 2), randn(1, 1)
     gradients.path_sum(small, MSE, x, y, limit=13)

@@ -32,6 +32,17 @@ def hooked():
     return network
 
 
+def hooked_parameter():
+    network = model()
+    network[1].bias.register_hook(lambda grad: 2 * grad)
+    return network
+
+
+def shared():
+    layer = nn.Linear(3, 3).double()
+    return nn.Sequential(layer, nn.Tanh(), layer)
+
+
 GOOD = {"model": model, "loss": MSE, "x": randn(5, 3), "y": randn(5, 2)}
 
 BAD = {
@@ -50,6 +61,10 @@ BAD = {
         ValueError, "model.1: wanted in_features 4 (out_features of the Linear before it), got 3"),
     "hooks": ({"model": hooked}, RuntimeError,
         "model.0: wanted no hooks, which gdext.gradients would not call; got some"),
+    "hooks of a parameter": ({"model": hooked_parameter}, RuntimeError,
+        "1.bias: wanted no hooks, which gdext.gradients would not call; got some"),
+    "a layer used twice": ({"model": shared}, ValueError,
+        "model.0.weight: wanted a parameter of this layer alone"),
     "mixed parameters": ({"model": mixed}, TypeError,
         "1.weight: wanted dtype torch.float64 (that of 0.weight), got torch.float32"),
     "half precision": ({"model": lambda: model(torch.bfloat16), "x": randn(5, 3).bfloat16()},
@@ -65,6 +80,10 @@ BAD = {
         "loss: wanted a scalar (shape []), got shape [1]"),
     "a number": ({"loss": lambda o, y: 3.0}, TypeError,
         "loss: wanted a function that returns a Tensor, got float"),
+    "a complex loss": ({"loss": lambda o, y: (o * 1j).sum()}, TypeError,
+        "loss: wanted a floating-point scalar, got torch.complex128"),
+    "a loss of integers": ({"loss": lambda o, y: o.sum().long()}, TypeError,
+        "loss: wanted a floating-point scalar, got torch.int64"),
     "x a list": ({"x": [[1.0]]}, TypeError, "x: wanted a Tensor of float32 or float64, got list"),
     "x of integers": ({"x": torch.ones(5, 3, dtype=torch.int64)}, TypeError,
         "x: wanted dtype torch.float64 (that of the parameters), got torch.int64"),
@@ -102,6 +121,9 @@ def test_bad_argument(engine, case):
 def test_a_loss_of_something_else(engine, loss):
     with pytest.raises(ValueError, match=r"loss: wanted a differentiable function of the output"):
         gradients.compute(engine, model(), loss, GOOD["x"], GOOD["y"])
+    other = torch.ones(2, requires_grad=True)
+    with pytest.raises(ValueError, match=r"loss: wanted a function of the output, got one of othe"):
+        gradients.compute(engine, model(), lambda o, y: other.sum(), GOOD["x"], GOOD["y"])
 
 
 @ENGINE
@@ -120,6 +142,10 @@ def test_unknown_engine():
         gradients.cost("adj", [3, 2])
 
 
-def test_cost_of_nothing():
-    with pytest.raises(ValueError, match=r"B: wanted a number of samples >= 1, got 0"):
-        gradients.cost("backprop", [3, 2], 0)
+@pytest.mark.parametrize("B", [0, -1, 1.5, "2"])
+def test_cost_of_nothing(B):
+    message = re.escape(f"B: wanted a number of samples >= 1, got {B!r}")
+    with pytest.raises(ValueError, match=message):
+        gradients.cost("backprop", [3, 2], B)
+    with pytest.raises(ValueError, match=message):
+        gradients.path_count([3, 2], B)

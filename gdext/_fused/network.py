@@ -87,12 +87,17 @@ class Network:
 
     def check_gradients(self) -> None:
         """Raise RuntimeError unless each parameter requires a gradient, which nobody is shown."""
+        self.check_hooks()
         for p in self.params:
             if not p.requires_grad:
                 raise RuntimeError(
                     f"{self.name_of(p)}: wanted requires_grad=True (the fused step updates every "
                     "parameter), got False"
                 )
+
+    def check_hooks(self) -> None:
+        """Raise RuntimeError if a parameter has hooks that autograd would call."""
+        for p in self.params:
             if p._backward_hooks or p._post_accumulate_grad_hooks:
                 self._refuse_hooks(self.name_of(p))
 

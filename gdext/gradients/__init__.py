@@ -14,7 +14,8 @@ Each is called as ``engine(model, loss, x, y)``:
     model: layers of torch.nn.Linear or gdext.nn.Linear, each followed by at most one activation
         that gdext.nn.convert knows, in torch.nn.Sequential; gdext.nn.MLP is one. Or the sizes of a
         gdext.nn.MLP with tanh between its layers, which is then drawn from torch's generator.
-        Parameters on the CPU, float32 or float64. Nothing about the model is changed.
+        Parameters on the CPU, float32 or float64, none in two layers. Nothing about the model is
+        changed.
     loss: a function of (output [B, O], y) that returns C, a differentiable scalar tensor, such as
         gdext.nn.MSELoss().
     x: shape [B, I], or [B, ...] with I elements each, of the parameters' dtype.
@@ -23,8 +24,11 @@ Each is called as ``engine(model, loss, x, y)``:
 and returns ``Gradients``. Each raises
 
     TypeError: an argument of another kind, or a dtype that is another than the first parameter's.
-    ValueError: shapes that do not fit; no layers, or one of width 0; a loss that returns no scalar.
-    RuntimeError: hooks on the model. NotImplementedError: a tensor that is not on the CPU.
+    ValueError: shapes that do not fit; no layers, or one of width 0; layers that share a parameter;
+        a loss that returns no scalar, or (but for finite_difference) none that depends on the
+        output.
+    RuntimeError: hooks on the model or its parameters.
+    NotImplementedError: a tensor that is not on the CPU.
 
 Source: Griewank and Walther, "Evaluating Derivatives", 2nd edition, 2008, chapters 1 to 4.
 """
@@ -90,14 +94,23 @@ def cost(engine: str, model: Model, B: int = 1) -> int:
             model, as the engines.
     """
     formula = _engine(engine).cost
-    if B < 1:
-        raise ValueError(f"B: wanted a number of samples >= 1, got {B}")
+    _check_samples(B)
     return formula(shapes_of(model), B)
 
 
 def path_count(model: Model, B: int = 1) -> int:
-    """The paths that ``path_sum`` walks for B samples: B sum_l (I[l] + bias[l]) O[l] ... O[L]."""
+    """The paths that ``path_sum`` walks for B samples: B sum_l (I[l] + bias[l]) O[l] ... O[L].
+
+    Raises:
+        As ``cost``.
+    """
+    _check_samples(B)
     return B * paths(shapes_of(model))
+
+
+def _check_samples(B: int) -> None:
+    if not isinstance(B, int) or B < 1:
+        raise ValueError(f"B: wanted a number of samples >= 1, got {B!r}")
 
 
 def _engine(name: str) -> Engine:

@@ -28,7 +28,8 @@ _USER = "gdext.gradients"  # as messages name it
 class Gradients:
     """What every engine returns.
 
-    grads: dC/dp of each parameter p of the model, by its name, in p's shape and dtype.
+    grads: dC/dp of each parameter p of the model, by its name, in p's shape and dtype; also where
+        p.requires_grad is False.
     loss: C, 0-dimensional.
     multiplications: how many were done: those of the matrix products, by slopes f'(z) and by
         dC/dy^. Not counted: those inside of an activation, of its slope or of the loss.
@@ -96,7 +97,7 @@ class Problem:
         """C of the output y^ [B, O].
 
         Raises:
-            TypeError, ValueError: the loss returns no scalar tensor.
+            TypeError, ValueError: the loss returns no floating-point scalar tensor.
         """
         C = self.loss(output, self.y)
         if not isinstance(C, Tensor):
@@ -105,6 +106,8 @@ class Problem:
             )
         if C.dim() != 0:
             raise ValueError(f"loss: wanted a scalar (shape []), got shape {list(C.shape)}")
+        if not C.is_floating_point():
+            raise TypeError(f"loss: wanted a floating-point scalar, got {C.dtype}")
         return C
 
     def cost_and_gradient(self, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,7 +121,9 @@ class Problem:
             C = self.cost(leaf)
         if not C.requires_grad:
             raise ValueError("loss: wanted a differentiable function of the output, got a constant")
-        (dy,) = torch.autograd.grad(C, leaf)
+        (dy,) = torch.autograd.grad(C, leaf, allow_unused=True)
+        if dy is None:
+            raise ValueError("loss: wanted a function of the output, got one of other tensors")
         return C.detach(), dy
 
 
@@ -171,6 +176,7 @@ class Found(NamedTuple):
     errors: list[Tensor] | None = None
 
 
+@torch.inference_mode(False)
 def measure(
     engine: Callable[[Problem], Found], model: Model, loss: Loss, x: Tensor, y: Tensor
 ) -> Gradients:
@@ -197,7 +203,7 @@ def model_of(model: Model, x: Tensor) -> nn.Module:
         return model
     if not isinstance(x, Tensor) or not x.is_floating_point():
         _refuse_input(x)
-    return _from_sizes(model, dtype=x.dtype)
+    return _from_sizes(model, dtype=x.dtype, device=x.device)
 
 
 def read(model: nn.Module, loss: Loss, x: Tensor, y: Tensor) -> tuple[list[str], Problem]:
@@ -254,6 +260,7 @@ def _from_sizes(sizes: Sequence[int], **options: Any) -> nn.Module:
 def _network_of(model: nn.Module) -> Network:
     network = Network(model, _USER)
     network.check_parameters()
+    network.check_hooks()
     for p in network.params:
         if p.numel() == 0:
             raise ValueError(

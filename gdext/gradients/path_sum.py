@@ -92,14 +92,14 @@ def _path_sum_of(problem: Problem, limit: int) -> Found:
     C, dy = problem.cost_and_gradient(output)
     f64 = torch.float64
     weights = [layer.weight.to(f64) for layer in problem.layers]
-    nothing = torch.empty(0, dtype=f64)
+    nothing = dy.new_empty(0, dtype=f64)
     f = [nothing if s is None else s.to(f64).contiguous() for s in slopes(problem, saved)]
     a = [t.to(f64).contiguous() for t in inputs]
     dw = [torch.zeros_like(w) for w in weights]
     db = [nothing.new_zeros(0 if b is None else len(b)) for _, b, _ in problem.layers]
-    counts = torch.zeros(2, dtype=torch.int64)
+    counts = dy.new_zeros(2, dtype=torch.int64)
     dy = dy.to(f64).contiguous()
-    while counts[0] < each:
+    while int(counts[0]) < each:  # which may be beyond int64; the op refuses that
         _path_sum(weights, a, f, dy, dw, db, counts, _SECONDS)
     problem.multiplications += int(counts[1])
     grads = [
