@@ -10,4 +10,7 @@ if __name__ == "__main__":
     except ImportError as error:
         print(f"compare_descent.py: error: {error}; scripts/train.sh builds gdext", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # importing torch takes seconds
+        print("compare_descent.py: interrupted, nothing was done", file=sys.stderr)
+        sys.exit(130)
     sys.exit(main())

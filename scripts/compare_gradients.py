@@ -12,4 +12,7 @@ if __name__ == "__main__":
             f"compare_gradients.py: error: {error}; scripts/train.sh builds gdext", file=sys.stderr
         )
         sys.exit(2)
+    except KeyboardInterrupt:  # importing torch takes seconds
+        print("compare_gradients.py: interrupted, nothing was done", file=sys.stderr)
+        sys.exit(130)
     sys.exit(main())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gdext.benchmark import machine
-from gdext.training.options import UsageError
+from gdext.training import options
+from gdext.training.options import UsageError, folder, integer_between
 from gdext.training.output import write_atomically
 from gdext.training.report import optional
 
@@ -26,39 +25,19 @@ if TYPE_CHECKING:
 Results = dict[str, Any]
 
 
-class Parser(argparse.ArgumentParser):
-    """Raises UsageError in place of printing and exiting. Has the options of every command."""
+class Parser(options.Parser):
+    """Has the options of every command."""
 
     def __init__(self, program: str, description: str) -> None:
         super().__init__(prog=program, description=description, allow_abbrev=False)
         self.add_argument(
-            "--seed", type=integer(0, 2**63 - 1), default=0, metavar="N",
+            "--seed", type=integer_between(0, 2**63 - 1), default=0, metavar="N",
             help="of everything drawn at random (default 0)",
         )  # fmt: skip
         self.add_argument(
-            "--out", type=Path, default=Path("runs") / Path(program).stem, metavar="DIR",
+            "--out", type=folder, default=f"runs/{Path(program).stem}", metavar="DIR",
             help=f"folder for the results (default runs/{Path(program).stem})",
         )  # fmt: skip
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see --help)")
-
-
-def integer(least: int, most: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        value = int(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text}: wanted an integer from {least} to {most}")
-        return value
-
-    return integer
-
-
-def positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: wanted a finite number above 0")
-    return value
 
 
 def run(
@@ -90,17 +69,16 @@ def head(program: str, given: Sequence[str]) -> Results:
 
 
 def save(
-    folder: Path, name: str, results: Results, draw: Mapping[str, Callable[[type[Figure]], Figure]]
+    out: Path, name: str, results: Results, draw: Mapping[str, Callable[[type[Figure]], Figure]]
 ) -> None:
-    """Writes ``name``.json and, where matplotlib is, each figure as PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes ``name``.json and, where matplotlib is, each figure as PNG and SVG, into ``out``."""
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / f"{name}.json", lambda file: file.write(text.encode()))
+    write_atomically(out / f"{name}.json", lambda file: file.write(text.encode()))
     module = optional("matplotlib.figure", "matplotlib", "pictures")
     if module is not None:
         for title, new in draw.items():
             figure = new(module.Figure)
             for kind in ("png", "svg"):
                 write = partial(figure.savefig, format=kind, dpi=110)
-                write_atomically(folder / f"{title}.{kind}", write)
-    print(f"everything is in {folder}")
+                write_atomically(out / f"{title}.{kind}", write)
+    print(f"everything is in {out}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from gdext.data import DataError
 from gdext.instruments import command, descent_figures, least_squares, mnist
-from gdext.training.options import UsageError
+from gdext.training.options import UsageError, integer_between
+from gdext.training.output import make_writable
 
 PROGRAM = "compare_descent.py"
 
@@ -24,19 +26,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> None:
     parser = command.Parser(PROGRAM, DESCRIPTION)
     add = parser.add_argument
-    add("--images", type=command.integer(2, 10**6), metavar="N",
+    add("--images", type=integer_between(2, 10**6), metavar="N",
         help="train on the first N images only (default: all)")  # fmt: skip
     epochs = [60, 10, 5]
-    add("--epochs", type=command.integer(1, 1000), nargs=3, default=epochs, metavar="N",
+    add("--epochs", type=integer_between(1, 1000), nargs=3, default=epochs, metavar="N",
         help="of gradient descent, mini-batch and one-sample SGD "
         f"(default {' '.join(map(str, epochs))})")  # fmt: skip
-    add("--noise-epochs", type=command.integer(1, 1000), default=3, metavar="N",
+    add("--noise-epochs", type=integer_between(1, 1000), default=3, metavar="N",
         help="of training before the noise is measured again (default 3)")  # fmt: skip
     chosen = parser.parse_args(given)
     try:
         images = mnist.load(chosen.images)
     except DataError as error:
         raise UsageError(str(error)) from error
+    folder = Path(chosen.out)
+    make_writable(folder)
     results = command.head(PROGRAM, given)
     results["least_squares"] = least_squares.run(chosen.seed)
     runs = []
@@ -65,7 +69,7 @@ def _run(given: list[str]) -> None:
         "noise": noise,
     }
     command.save(
-        chosen.out,
+        folder,
         "descent",
         results,
         {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 from gdext import gradients
 from gdext.instruments import command, gradients_figure, update_cost
 from gdext.instruments.update_cost import Effort, Point
-from gdext.training.options import UsageError
+from gdext.training.options import UsageError, integer_between, number_from
+from gdext.training.output import make_writable
 
 PROGRAM = "compare_gradients.py"
 
@@ -26,16 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> None:
     parser = command.Parser(PROGRAM, DESCRIPTION)
     add = parser.add_argument
-    add("--layers", type=command.integer(4, 50), default=20, metavar="N",
+    add("--layers", type=integer_between(4, 50), default=20, metavar="N",
         help="measure networks of 1 to N layers (default 20)")  # fmt: skip
-    add("--width", type=command.integer(1, 64), default=3, metavar="N",
+    add("--width", type=integer_between(1, 64), default=3, metavar="N",
         help="units in every layer (default 3, the nearest to e)")  # fmt: skip
-    add("--rounds", type=command.integer(1, 1000), default=9, metavar="N",
+    add("--rounds", type=integer_between(1, 1000), default=9, metavar="N",
         help="measurements of each point (default 9)")  # fmt: skip
-    add("--budget", type=command.positive, default=8.0, metavar="SECONDS",
+    add("--budget", type=number_from(0.0, exclusive=True), default=8.0, metavar="SECONDS",
         help="for the measurements of one point: what needs more is extrapolated (default 8)",
     )  # fmt: skip
     chosen = parser.parse_args(given)
+    folder = Path(chosen.out)
+    make_writable(folder)
     results = command.head(PROGRAM, given)
     results |= {name: vars(chosen)[name] for name in ("layers", "width", "rounds", "budget")}
     points: list[Point] = []
@@ -67,4 +71,4 @@ def _run(given: list[str]) -> None:
     for name, value in results["claims"].items():
         print(f"{name}: {value:,.6g}")
     draw = {"gradients": lambda new: gradients_figure.draw(new, results)}
-    command.save(chosen.out, "gradients", results, draw)
+    command.save(folder, "gradients", results, draw)

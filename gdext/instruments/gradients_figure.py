@@ -78,7 +78,7 @@ def _seconds(axes: Axes, results: dict[str, Any], fits: dict[str, Fit]) -> None:
         L, [unit * n for n in L], color="0.45", linestyle="--", label="c L, c from backprop's fit"
     )
     axes.plot(L, [unit * math.exp(n) for n in L], color="0.45", linestyle="-.",
-              label="c exp(L)")  # fmt: skip
+              label="c exp(L), the same c")  # fmt: skip
     axes.set(ylabel="seconds per update", title="Measured time (quartiles as bars)")
 
 
@@ -114,5 +114,5 @@ def _number(value: float) -> str:
 def _duration(seconds: float) -> str:
     for unit, name in ((86400 * 365, "years"), (86400, "days"), (3600, "hours"), (60, "min")):
         if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.2g} s"
+            return f"{_number(seconds / unit)} {name}"
+    return f"{seconds:.3g} s"
