@@ -176,7 +176,11 @@ def test_pictures(results):
     cloud = descent_figures.noise(new, results)
     for figure in (plane, network, cloud):
         for axes in figure.axes:
-            assert axes.get_xlabel() and (axes.get_ylabel() or axes.get_shared_y_axes())
+            assert axes.get_xlabel()
+            shared = axes.get_shared_y_axes().get_siblings(axes)
+            assert any(other.get_ylabel() for other in shared)
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes)]
+        assert any(legend is not None for legend in legends)
 
 
 def test_bad_options_are_one_line(monkeypatch, tmp_path, capsys):

@@ -128,7 +128,7 @@ def _contours(axes: Axes, problem: dict[str, Any]) -> None:
     C = problem["least_cost"] + np.einsum("iyx,ij,jyx->yx", d, np.array(problem["hessian"]), d) / 2
     levels = problem["least_cost"] * np.array([1.1, 1.5, 2.5, 5, 10, 20, 40, 80, 160])
     lines = axes.contour(p0, p1, C, levels=levels, colors="0.7", linewidths=0.7)
-    axes.clabel(lines, fmt="%.2g", fontsize=7)
+    axes.clabel(lines, levels[3:], fmt="%.2g", fontsize=7)  # trajectories cover the others
 
 
 def _curve(axes: Axes, run: dict[str, Any], x: list[float], label: str, line: str) -> None:

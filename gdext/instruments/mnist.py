@@ -82,7 +82,7 @@ def run(images: Images, method: Method, rate: str, epochs: int, seed: int) -> di
     order = torch.cat([_epoch(N, B, seed + n) for n in range(epochs)])
     done, loss = 0, loss_of(model, images)
     samples, seconds, losses = [0], [0.0], [loss]
-    for stop in _checkpoints(B, steps):
+    for stop in _checkpoints(steps):
         begin = time.perf_counter()
         trainer.run(images.pixels, images.labels, B, order=order[done * B : stop * B])
         taken = time.perf_counter() - begin
@@ -133,7 +133,7 @@ def _epoch(N: int, B: int, seed: int) -> Tensor:
     return torch.cat([order, order[: -N % B]])
 
 
-def _checkpoints(B: int, steps: int) -> list[int]:
+def _checkpoints(steps: int) -> list[int]:
     """Numbers of steps, evenly spaced on a logarithmic scale, ``steps`` the last."""
     count = math.ceil(POINTS_PER_DECADE * math.log10(steps))
     return sorted({round(steps ** (i / count)) for i in range(count)} | {steps}) if count else [1]
