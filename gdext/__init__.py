@@ -3,6 +3,7 @@ kernels.
 
 ``gdext.functional``, ``gdext.nn`` and ``gdext.optim`` mirror their namesakes in torch;
 ``gdext.FusedTrainer`` takes many steps of a whole MLP in one native call;
+``gdext.descent`` and ``gdext.gradients`` show gradient descent and the ways to a gradient at work;
 ``gdext.data`` gives MNIST and its siblings as tensors; ``gdext.build_info()`` says what is compiled
 and in use.
 """
@@ -13,14 +14,23 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from gdext import _load, functional, nn, optim
+from gdext import _load, descent, functional, gradients, nn, optim
 from gdext._load import build_info
 from gdext.fused import FusedTrainer
 
 if TYPE_CHECKING:
     from gdext import data
 
-__all__ = ["FusedTrainer", "build_info", "data", "functional", "nn", "optim"]
+__all__ = [
+    "FusedTrainer",
+    "build_info",
+    "data",
+    "descent",
+    "functional",
+    "gradients",
+    "nn",
+    "optim",
+]
 
 __version__: str = _load.build_info()["version"]
 

@@ -40,6 +40,7 @@ void register_kernels(torch::stable::detail::StableLibrary& m) {
   m.impl("cross_entropy_double_backward", TORCH_BOX(&cross_entropy_double_backward));
   m.impl("sgd_", TORCH_BOX(&sgd_));
   m.impl("mlp_", TORCH_BOX(&mlp_));
+  m.impl("path_sum_", TORCH_BOX(&path_sum_));
 }
 
 }  // namespace
@@ -85,6 +86,9 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       " Tensor? order, int batch_size, Tensor? lr, *, float input_scale, float input_shift,"
       " int loss, int reduction, Tensor? class_weight, int ignore_index, float label_smoothing,"
       " Tensor(c!) workspace, Tensor(d!) losses, Tensor(e!) done, float seconds) -> int");
+  m.def(
+      "path_sum_(Tensor[] weights, Tensor[] inputs, Tensor[] slopes, Tensor dy, Tensor(a!)[] dw,"
+      " Tensor(b!)[] db, Tensor(c!) counts, float seconds) -> ()");
   m.def("_build_config() -> str");
   m.def("_cpu_isas() -> str");
   m.def("_cpu_isa_in_use() -> str");

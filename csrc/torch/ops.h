@@ -1,6 +1,6 @@
 // The ops that library.cpp registers, one .cpp each (linear.cpp, mse.cpp, cross_entropy.cpp,
-// sgd.cpp, mlp.cpp, peak.cpp). What they compute stands in csrc/contract; the schemas in
-// library.cpp.
+// sgd.cpp, mlp.cpp, path_sum.cpp, peak.cpp). What they compute stands in csrc/contract; the schemas
+// in library.cpp.
 #pragma once
 #include <tuple>
 
@@ -55,6 +55,13 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              double input_scale, double input_shift, int64_t loss, int64_t reduction,
              OptionalTensor class_weight, int64_t ignore_index, double label_smoothing,
              Tensor workspace, Tensor losses, Tensor done, double seconds);
+
+// Adds paths, from the one numbered counts[0] on, until all are done or `seconds` have passed.
+// slopes: no elements where a layer has no activation; db: no elements where it has no bias.
+// counts: paths walked and multiplications done, both added to.
+void path_sum_(const TensorList& weights, const TensorList& inputs, const TensorList& slopes,
+               Tensor dy, const TensorList& dw, const TensorList& db, Tensor counts,
+               double seconds);
 
 double fma_peak(ScalarType dtype, double seconds);
 double bandwidth(int64_t bytes, double seconds);

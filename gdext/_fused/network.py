@@ -19,6 +19,9 @@ _IDENTITY = activation_number(None)
 class Network:
     """The layers of ``model`` in the order in which it runs them, L of them.
 
+    Args:
+        user: who reads it, for messages.
+
     Attributes:
         params: for each layer its weight, and its bias if it has one.
         biases: [L], whether it has one.
@@ -31,17 +34,18 @@ class Network:
         RuntimeError: hooks.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, user: str = "the fused step") -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
         self.model = model
+        self.user = user
         self.params: list[nn.Parameter] = []
         self.biases: list[bool] = []
         self.activations: list[int] = []
         self._linears: list[nn.Linear] = []
         self._seen: list[tuple[nn.Module, object]] = []
         if torch_module._has_any_global_hook():
-            _refuse_hooks("torch.nn.modules.module.register_module_*_hook")
+            self._refuse_hooks("torch.nn.modules.module.register_module_*_hook")
         self._read(model)
         if not self._linears:
             raise ValueError("model: wanted at least one Linear, got none")
@@ -59,7 +63,7 @@ class Network:
             name = self.name_of(p)
             if not p.is_cpu:
                 raise NotImplementedError(
-                    f"{name}: wanted a parameter on the CPU (the fused step has no kernel for "
+                    f"{name}: wanted a parameter on the CPU ({self.user} has no kernel for "
                     f"another device), got device {p.device}"
                 )
             if p.layout is not torch.strided or p.is_neg():
@@ -83,17 +87,25 @@ class Network:
 
     def check_gradients(self) -> None:
         """Raise RuntimeError unless each parameter requires a gradient, which nobody is shown."""
+        self.check_hooks()
         for p in self.params:
             if not p.requires_grad:
                 raise RuntimeError(
                     f"{self.name_of(p)}: wanted requires_grad=True (the fused step updates every "
                     "parameter), got False"
                 )
+
+    def check_hooks(self) -> None:
+        """Raise RuntimeError if a parameter has hooks that autograd would call."""
+        for p in self.params:
             if p._backward_hooks or p._post_accumulate_grad_hooks:
-                _refuse_hooks(self.name_of(p))
+                self._refuse_hooks(self.name_of(p))
 
     def name_of(self, p: Tensor) -> str:
         return next(name for name, other in self.model.named_parameters() if other is p)
+
+    def _refuse_hooks(self, name: str) -> NoReturn:
+        raise RuntimeError(f"{name}: wanted no hooks, which {self.user} would not call; got some")
 
     def _name(self, module: nn.Module) -> str:
         name = next(name for name, other in self.model.named_modules() if other is module)
@@ -103,7 +115,7 @@ class Network:
         content = _content(module)
         self._seen.append((module, content))
         if content is _HOOKED:
-            _refuse_hooks(self._name(module))
+            self._refuse_hooks(self._name(module))
         if content is _UNKNOWN:
             raise TypeError(
                 f"{self._name(module)}: wanted a Linear, an activation that gdext knows with its "
@@ -164,7 +176,3 @@ def _content(module: nn.Module) -> object:
     if kind is nn.Identity:
         return None
     return gdext_nn.activation_name(module) or _UNKNOWN
-
-
-def _refuse_hooks(name: str) -> NoReturn:
-    raise RuntimeError(f"{name}: wanted no hooks, which the fused step would not call; got some")

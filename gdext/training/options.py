@@ -62,7 +62,9 @@ class UsageError(Exception):
     """What the user asked for cannot be done; the message is one line for stderr."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError in place of printing and exiting."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see --help)")
 
@@ -73,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         UsageError: an unknown option, or a value out of its range.
     """
-    parser = _Parser(
+    parser = Parser(
         prog="train_mnist.py",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -106,7 +108,7 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     add(
         "hidden",
         "widths of the hidden layers; none for softmax regression",
-        type=_integer(1),
+        type=integer_between(1),
         nargs="*",
         metavar="N",
     )
@@ -118,16 +120,16 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
         type=samples,
         metavar="N|full",
     )
-    add("epochs", "passes over the training set", type=_integer(1), metavar="N")
+    add("epochs", "passes over the training set", type=integer_between(1), metavar="N")
     add(
         "lr",
         "learning rate of the first epoch; the default suits the default batch size and momentum, "
         "--batch-size 1 --momentum 0 wants about 0.01",
-        type=_number(0.0, exclusive=True),
+        type=number_from(0.0, exclusive=True),
         metavar="X",
     )
-    add("momentum", "of SGD", type=_number(0.0), metavar="X")
-    add("weight_decay", "of SGD", type=_number(0.0), metavar="X")
+    add("momentum", "of SGD", type=number_from(0.0), metavar="X")
+    add("weight_decay", "of SGD", type=number_from(0.0), metavar="X")
     add("nesterov", "Nesterov momentum", action=argparse.BooleanOptionalAction)
     add(
         "schedule",
@@ -146,13 +148,13 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     add(
         "seed",
         "of the initial weights and the order of samples",
-        type=_integer(0, 2**63 - 1),
+        type=integer_between(0, 2**63 - 1),
         metavar="N",
     )
     add(
         "limit",
         "train on the first N samples only; the test set stays whole",
-        type=_integer(1),
+        type=integer_between(1),
         metavar="N",
     )
     add(
@@ -217,7 +219,7 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _integer(least: int, most: int = 2**31) -> Any:
+def integer_between(least: int, most: int = 2**31) -> Any:
     def integer(text: str) -> int:
         value = int(text)
         if not least <= value <= most:
@@ -227,7 +229,7 @@ def _integer(least: int, most: int = 2**31) -> Any:
     return integer
 
 
-def _number(least: float, exclusive: bool = False) -> Any:
+def number_from(least: float, exclusive: bool = False) -> Any:
     def number(text: str) -> float:
         value = float(text)
         if not math.isfinite(value) or value < least or (exclusive and value == least):

@@ -48,13 +48,22 @@ def choose_folder(given_out: str | None, resumed: Path | None) -> Path:
             f"--out {folder} already holds a run: continue it with --resume, choose another "
             "folder, or remove it"
         )
+    make_writable(folder)
+    return folder
+
+
+def make_writable(folder: Path) -> None:
+    """Makes `folder` if there is none.
+
+    Raises:
+        UsageError: it cannot be written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written to: {error.strerror}") from error
-    return folder
 
 
 @contextmanager

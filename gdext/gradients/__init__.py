@@ -1,0 +1,119 @@
+"""Four ways to the gradient of a cost C = loss(model(x), y) with respect to every parameter, alike
+in arguments and result, counted and timed, so that one can see what each costs:
+
+    backprop            layer by layer from the last, every result used again: ~ L
+    forward_mode        one pass per parameter: ~ L^2
+    finite_difference   four evaluations of C per parameter: ~ L^2, and not exact
+    path_sum            every path from a parameter to the cost: ~ L width^L
+
+They are instruments, on the kernels that gdext trains with; to train, use gdext.nn, gdext.optim and
+gdext.FusedTrainer, which get their gradients by backpropagation.
+
+Each is called as ``engine(model, loss, x, y)``:
+
+    model: layers of torch.nn.Linear or gdext.nn.Linear, each followed by at most one activation
+        that gdext.nn.convert knows, in torch.nn.Sequential; gdext.nn.MLP is one. Or the sizes of a
+        gdext.nn.MLP with tanh between its layers, which is then drawn from torch's generator.
+        Parameters on the CPU, float32 or float64, none in two layers. Nothing about the model is
+        changed.
+    loss: a function of (output [B, O], y) that returns C, a differentiable scalar tensor, such as
+        gdext.nn.MSELoss().
+    x: shape [B, I], or [B, ...] with I elements each, of the parameters' dtype.
+    y: the target, as the loss takes it; of the parameters' dtype unless it is of integers.
+
+and returns ``Gradients``. Each raises
+
+    TypeError: an argument of another kind, or a dtype that is another than the first parameter's.
+    ValueError: shapes that do not fit; no layers, or one of width 0; layers that share a parameter;
+        a loss that returns no scalar, or (but for finite_difference) none that depends on the
+        output.
+    RuntimeError: hooks on the model or its parameters.
+    NotImplementedError: a tensor that is not on the CPU.
+
+Source: Griewank and Walther, "Evaluating Derivatives", 2nd edition, 2008, chapters 1 to 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gdext.gradients.backprop import backprop
+from gdext.gradients.backprop import cost as _backprop_cost
+from gdext.gradients.common import Gradients, Loss, Model, Shape, shapes_of
+from gdext.gradients.finite_difference import cost as _finite_difference_cost
+from gdext.gradients.finite_difference import finite_difference
+from gdext.gradients.forward_mode import cost as _forward_mode_cost
+from gdext.gradients.forward_mode import forward_mode
+from gdext.gradients.path_sum import PATH_LIMIT, path_sum, paths
+from gdext.gradients.path_sum import cost as _path_sum_cost
+
+__all__ = [
+    "ENGINES",
+    "PATH_LIMIT",
+    "Gradients",
+    "backprop",
+    "compute",
+    "cost",
+    "finite_difference",
+    "forward_mode",
+    "path_count",
+    "path_sum",
+]
+
+
+class Engine(NamedTuple):
+    run: Callable[[Model, Loss, Tensor, Tensor], Gradients]
+    cost: Callable[[Sequence[Shape], int], int]
+
+
+ENGINES = {
+    "backprop": Engine(backprop, _backprop_cost),
+    "forward_mode": Engine(forward_mode, _forward_mode_cost),
+    "finite_difference": Engine(finite_difference, _finite_difference_cost),
+    "path_sum": Engine(path_sum, _path_sum_cost),
+}
+
+
+def compute(engine: str, model: Model, loss: Loss, x: Tensor, y: Tensor) -> Gradients:
+    """The gradient by the engine of that name, one of ``ENGINES``.
+
+    Raises:
+        ValueError: there is no such engine. Else as the engine.
+    """
+    return _engine(engine).run(model, loss, x, y)
+
+
+def cost(engine: str, model: Model, B: int = 1) -> int:
+    """The multiplications that the engine of that name does for B samples, by its formula.
+
+    Raises:
+        ValueError: there is no such engine, or B < 1. TypeError, ValueError, RuntimeError: for the
+            model, as the engines.
+    """
+    formula = _engine(engine).cost
+    _check_samples(B)
+    return formula(shapes_of(model), B)
+
+
+def path_count(model: Model, B: int = 1) -> int:
+    """The paths that ``path_sum`` walks for B samples: B sum_l (I[l] + bias[l]) O[l] ... O[L].
+
+    Raises:
+        As ``cost``.
+    """
+    _check_samples(B)
+    return B * paths(shapes_of(model))
+
+
+def _check_samples(B: int) -> None:
+    if not isinstance(B, int) or B < 1:
+        raise ValueError(f"B: wanted a number of samples >= 1, got {B!r}")
+
+
+def _engine(name: str) -> Engine:
+    if name not in ENGINES:
+        raise ValueError(f"engine: wanted one of {', '.join(ENGINES)}, got {name!r}")
+    return ENGINES[name]
