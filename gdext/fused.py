@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import gdext._autograd.mlp  # noqa: F401  (registers the op's fake kernel)
-from gdext._fused.loss import CROSS_ENTROPY, read_loss
+from gdext._fused.data import check_apart, read_batch_size, read_data, read_order
+from gdext._fused.loss import read_loss
+from gdext._fused.memory import Memory, memory_key
 from gdext._fused.network import Network
 from gdext._fused.optimizer import Update, read_lr
 
@@ -38,8 +40,10 @@ class FusedTrainer:
     call: steps of this class and of the loop above may take turns, and loading a state_dict,
     changing options or exchanging parameters between them is like between two steps of the loop.
 
-    Same inputs and the same number of threads (torch.set_num_threads): same bits. The GIL is
-    released while steps are taken. Ctrl-C stops between two steps.
+    Same inputs and the same number of threads (torch.set_num_threads): same bits. Ctrl-C stops
+    between two steps. The GIL is released while steps are taken: other threads run, and must
+    write neither to the parameters and momentum buffers nor to what the call was given until it
+    has returned. What they write may be lost, or read in part, and the kernel cannot tell.
 
     Args:
         model: layers of torch.nn.Linear or gdext.nn.Linear, each followed by at most one activation
@@ -52,9 +56,10 @@ class FusedTrainer:
 
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: an argument is none of these; a
-            parameter is shared or its memory is, does not require a gradient, or is not on the CPU;
-            hooks are registered on modules, parameters or the optimizer's step, which would not be
-            called. Said here, and again at every call; nothing has been changed then.
+            parameter is shared or its memory is, wholly or in part, does not require a gradient, or
+            is not on the CPU; hooks are registered on modules, parameters or the optimizer's step,
+            which would not be called. Said here, and again at every call; nothing has been changed
+            then.
 
     Example::
 
@@ -78,7 +83,8 @@ class FusedTrainer:
         # calls from several threads at a time have different ones.
         self._workspaces: list[Tensor] = []
         self._network = Network(model)
-        self._addresses: list[int] = []  # of the parameters and buffers that were found to be good
+        # Where the parameters and buffers lie that were found to be good, with its key.
+        self._found: tuple[object, Memory] | None = None
         self._read()
         read_loss(loss)
 
@@ -129,12 +135,14 @@ class FusedTrainer:
 
         Raises:
             IndexError: ``order`` names a sample, or ``targets`` a class, that there is not.
-            ValueError, TypeError: shapes, dtypes or numbers out of their range.
+            ValueError, TypeError: shapes, dtypes or numbers out of their range; an argument, or the
+                loss's class weights, in memory of a parameter or momentum buffer.
             RuntimeError: as the class; under autocast or torch.inference_mode, or inputs that
                 require a gradient, which there is none of here.
 
-        All checks come before the first change. After KeyboardInterrupt, or whatever else a signal
-        handler raises, parameters and momenta are those after the same whole step.
+        All checks come before the first change, and a generator whose order is refused goes back to
+        where it was. After KeyboardInterrupt, or whatever else a signal handler raises, parameters
+        and momenta are those after the same whole step.
         """
         losses = self._take(inputs, targets, batch_size, order, lr, input_scale, input_shift)
         return losses.view(-1)
@@ -150,9 +158,14 @@ class FusedTrainer:
         input_shift: float,
     ) -> Tensor:
         """`run`, whose result has shape [] for a single step."""
-        network, update = self._read()
+        network, update, memory = self._read()
         loss = read_loss(self.loss)
-        inputs, targets = _read_data(inputs, targets, loss.kind)
+        given: dict[str, object] = {"inputs": inputs, "targets": targets, "order": order, "lr": lr}
+        given["weight of the loss"] = loss.weight
+        for index, group in enumerate(self.optimizer.param_groups):
+            given[f"optimizer.param_groups[{index}]['lr']"] = group["lr"]
+        check_apart(memory, given)
+        inputs, targets = read_data(inputs, targets, loss.kind)
         if inputs.dtype is not torch.uint8:
             if (input_scale, input_shift) != (_BYTE_SCALE, _BYTE_SHIFT):
                 raise ValueError(
@@ -164,23 +177,25 @@ class FusedTrainer:
                 f"input_scale, input_shift: wanted finite numbers, got {input_scale}, {input_shift}"
             )
         count = inputs.shape[0]
-        if not isinstance(batch_size, int) or not 1 <= batch_size <= count:
-            raise ValueError(
-                f"batch_size: wanted an integer from 1 to {count} (the number of inputs), "
-                f"got {batch_size!r}"
-            )
+        batch_size = read_batch_size(batch_size, count)
+        generator = order if isinstance(order, torch.Generator) else None
         if isinstance(order, torch.Generator):
-            order = torch.randperm(count, generator=order)
+            order = None
         elif order is not None:
-            order = _read_order(order)
+            order = read_order(order)
         samples = count if order is None else order.numel()
         steps = max(1, -(-samples // batch_size))  # an empty order is refused by the op
         rates = read_lr(lr, steps, len(self.optimizer.param_groups))
+        weight = None if loss.weight is None else loss.weight.contiguous()
         losses = torch.empty(steps if steps > 1 else (), dtype=torch.float64)
         done = torch.zeros((), dtype=torch.int64)
         written = [*network.params, *update.buffers]
         workspace = self._workspaces.pop() if self._workspaces else _memory(0)
+        before: Tensor | None = None
         try:
+            if generator is not None:
+                before = generator.get_state()
+                order = torch.randperm(count, generator=generator)
             while done.item() < steps:
                 try:
                     wanted = _mlp(
@@ -200,7 +215,7 @@ class FusedTrainer:
                         input_shift=input_shift,
                         loss=loss.kind,
                         reduction=loss.reduction,
-                        class_weight=loss.weight,
+                        class_weight=weight,
                         ignore_index=loss.ignore_index,
                         label_smoothing=loss.label_smoothing,
                         workspace=workspace,
@@ -216,67 +231,30 @@ class FusedTrainer:
                         torch.autograd.graph.increment_version(written)
                 if wanted > workspace.numel():
                     workspace = _memory(wanted)
+        except BaseException:
+            if generator is not None and before is not None and not done.item():
+                generator.set_state(before)
+            raise
         finally:
             self._workspaces.append(workspace)
         # By this, learning-rate schedulers know that a step came before their own.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
         return losses
 
-    def _read(self) -> tuple[Network, Update]:
-        """The model and the optimizer as they are now, checked."""
+    def _read(self) -> tuple[Network, Update, Memory]:
+        """The model and the optimizer as they are now, checked, and where their tensors lie."""
         if not self._network.is_current():
             self._network = Network(self.model)
         network = self._network
         network.check_gradients()
         update = Update(self.optimizer, network)
-        addresses = [t.data_ptr() for t in network.params]
-        addresses += [t.data_ptr() for t in update.buffers]
-        if addresses != self._addresses:
+        key = memory_key(network.params, update.buffers)
+        found = self._found
+        if found is None or key is None or key != found[0]:
             network.check_parameters()
-            update.check_memory(network)
-            self._addresses = addresses
-        return network, update
+            found = self._found = key, update.check_memory(network)
+        return network, update, found[1]
 
 
 def _memory(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8)
-
-
-def _read_data(inputs: Tensor, targets: Tensor, loss: int) -> tuple[Tensor, Tensor]:
-    """The inputs as rows, and the targets; what the op does not check of them is checked here."""
-    if torch.is_autocast_enabled("cpu"):
-        raise RuntimeError(
-            "FusedTrainer: wanted no autocast (a step is taken in the parameters' dtype), got it "
-            "enabled for the CPU"
-        )
-    if torch.is_inference_mode_enabled():
-        raise RuntimeError("FusedTrainer: wanted no torch.inference_mode, got it enabled")
-    for name, t in (("inputs", inputs), ("targets", targets)):
-        if type(t) is not Tensor:
-            raise TypeError(f"{name}: wanted a plain torch.Tensor, got {type(t).__name__}")
-        if t.requires_grad:
-            raise RuntimeError(
-                f"{name}: wanted a tensor without requires_grad, since a step gives no gradient "
-                "for it; got one with. Use detach()"
-            )
-    if inputs.dim() < 2:
-        raise ValueError(
-            f"inputs: wanted shape [N, in_features] or [N, ...], got {list(inputs.shape)}"
-        )
-    if loss == CROSS_ENTROPY and targets.dtype.is_floating_point:
-        raise TypeError(
-            f"targets: wanted class indices, int64 [N], got {targets.dtype} {list(targets.shape)}; "
-            "the fused step has no kernel for class probabilities"
-        )
-    if inputs.dim() > 2:
-        inputs = inputs.flatten(1)
-    return inputs.resolve_neg(), targets.resolve_neg()
-
-
-def _read_order(order: Tensor) -> Tensor:
-    if type(order) is not Tensor:
-        raise TypeError(
-            "order: wanted None, a torch.Generator or an int64 tensor of samples, got "
-            f"{type(order).__name__}"
-        )
-    return order.contiguous()

@@ -1,7 +1,9 @@
 """Arguments of gdext.FusedTrainer.run that it refuses: what it says; and nothing has changed."""
 
+import numpy as np
 import pytest
 import torch
+from compare import assert_bits_equal
 from fused_runs import LOSSES, Pair, assert_refused, assert_unchanged, data, mlp, parts
 from torch import nn
 
@@ -94,6 +96,27 @@ ARGUMENTS = {
         {"batch_size": 2.0}, ValueError,
         "batch_size: wanted an integer from 1 to 8 (the number of inputs), got 2.0",
     ),
+    "batch_size that is a bool": (
+        {"batch_size": True}, ValueError,
+        "batch_size: wanted an integer from 1 to 8 (the number of inputs), got the bool True",
+    ),
+    "batch_size that is a tensor's bool": (
+        {"batch_size": torch.tensor(True)}, ValueError,
+        "batch_size: wanted an integer from 1 to 8 (the number of inputs), got the bool "
+        "tensor(True)",
+    ),
+    "numpy's batch_size too large": (
+        {"batch_size": np.int64(9)}, ValueError,
+        "batch_size: wanted an integer from 1 to 8 (the number of inputs), got 9",
+    ),
+    "no inputs": (
+        {"inputs": X[:0], "targets": Y[:0]}, ValueError,
+        "inputs: wanted at least one sample, got shape [0, 7]",
+    ),
+    "sparse inputs": (
+        {"inputs": X.to_sparse()}, TypeError,
+        "inputs: wanted a dense tensor, got layout torch.sparse_coo",
+    ),
     "lr's length": (
         {"lr": [0.1, 0.2, 0.3]}, ValueError,
         "lr: wanted a number, or shape [2] (steps) or [2, 1] (steps, param groups), "
@@ -174,3 +197,47 @@ def test_modes(loss):
     with torch.inference_mode(), pytest.raises(RuntimeError, match=r"no torch\.inference_mode"):
         pair.trainer.run(x, y, 4)
     pair.assert_equal(*pair.run(x, y, 4))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, torch.tensor])
+def test_integers_of_other_types(kind):
+    pairs = [Pair(mlp(*SIZES), CrossEntropyLoss()) for _ in "12"]
+    got, want = (p.trainer.run(X, Y, b) for p, b in zip(pairs, (kind(3), 3), strict=True))
+    assert_bits_equal(got, want)
+
+
+def test_step_on_an_empty_batch():
+    pair = Pair(mlp(*SIZES), CrossEntropyLoss())
+    text = "inputs: wanted at least one sample, got shape [0, 7]"
+    assert_refused(lambda: pair.trainer.step(X[:0], Y[:0]), ValueError, text)
+
+
+@pytest.mark.parametrize("name", ["class too large", "lr below 0", "targets' number"])
+def test_a_generator_whose_order_is_refused_has_not_moved_on(name):
+    given, error, text = ARGUMENTS[name]
+    pair = Pair(mlp(*SIZES), CrossEntropyLoss())
+    generator = torch.Generator().manual_seed(5)
+    arguments = {"inputs": X, "targets": Y, "batch_size": 4, "order": generator, **given}
+    before = generator.get_state()
+    # The position of a bad target is that of the sample, whatever the order.
+    assert_refused(lambda: pair.trainer.run(**arguments), error, text)
+    assert_bits_equal(generator.get_state(), before)
+
+
+@pytest.mark.parametrize("bad", ["order", "targets"])
+def test_what_is_bad_a_million_samples_later_is_found_before_the_first_step(bad):
+    """Beyond the samples of one native call, all of them are checked in the first."""
+    pair = Pair(mlp(*SIZES), CrossEntropyLoss())
+    before = parts(pair)
+    count = 2**20 + 100
+    order, y = torch.zeros(count, dtype=torch.int64), Y.clone()
+    order[-1] = 8 if bad == "order" else 7
+    y[7] = 5
+    text = (
+        f"order: wanted samples from 0 to 7, got 8 at position {count - 1}"
+        if bad == "order"
+        else "targets: wanted a class from 0 to 4 or ignore_index -100, got 5 at position 7"
+    )
+    assert_refused(lambda: pair.trainer.run(X, y, 8, order=order), IndexError, text)
+    assert_unchanged(pair, before)
+    assert not pair.optimizer.state

@@ -297,6 +297,7 @@ def test_an_exception_from_a_signal_handler_leaves_whole_steps(momentum):
 
 SCRIPT = """
 import sys, torch, gdext
+torch.set_num_threads({threads})
 model = gdext.nn.MLP([784, 256, 10])
 optimizer = gdext.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 trainer = gdext.FusedTrainer(model, optimizer, gdext.nn.CrossEntropyLoss())
@@ -312,11 +313,13 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c(threads):
     env = {**os.environ, "PYTHONPATH": str(Path(gdext.__file__).parents[1])}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True, env=env
-    )
+        [sys.executable, "-c", SCRIPT.format(threads=threads)],
+        stdout=subprocess.PIPE, text=True, env=env,
+    )  # fmt: skip
     try:
         assert process.stdout.readline() == "running\n"
         time.sleep(0.5)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from gdext._fused.memory import Memory
 from gdext._fused.network import Network
 from gdext.optim import SGD, check_options
 
@@ -81,9 +81,9 @@ class Update:
                 self.state[p] = {**(of_p or {}), "momentum_buffer": buffer}
             self.buffers.append(buffer)
 
-    def check_memory(self, network: Network) -> None:
-        """Raise ValueError unless each buffer is like its parameter and all elements of parameters
-        and buffers lie at addresses of their own."""
+    def check_memory(self, network: Network) -> Memory:
+        """The memory of parameters and buffers. Raise ValueError unless each buffer is like its
+        parameter and all elements of them lie at addresses of their own."""
         named: list[tuple[str, Tensor]] = [(network.name_of(p), p) for p in network.params]
         for p, buffer in zip(self.params_with_momentum, self.buffers, strict=True):
             name = network.name_of(p)
@@ -97,21 +97,14 @@ class Update:
                     f"optimizer: wanted {name}'s momentum buffer of its dtype and shape, "
                     f"{p.dtype} {list(p.shape)}, got {got}"
                 )
-            named.append((f"{name}'s momentum buffer", buffer))
-        spans = []
-        for name, t in named:
-            extents = [(n - 1) * stride for n, stride in zip(t.shape, t.stride(), strict=True)]
-            if any(n > 1 and stride == 0 for n, stride in zip(t.shape, t.stride(), strict=True)):
+            if not buffer.is_cpu or buffer.layout is not torch.strided or buffer.is_neg():
                 raise ValueError(
-                    f"{name}: wanted every element at an address of its own, got an expanded "
-                    f"tensor of shape {list(t.shape)} with strides {list(t.stride())}"
+                    f"optimizer: wanted {name}'s momentum buffer dense and on the CPU, got "
+                    f"{buffer.layout} on {buffer.device}"
+                    f"{', lazily negated' if buffer.is_neg() else ''}"
                 )
-            if sum(extents) + 1 == t.numel():  # of a tensor with gaps nothing can be said
-                spans.append((t.data_ptr(), t.data_ptr() + t.nbytes, name))
-        spans.sort()
-        for (_, end, below), (begin, _, above) in pairwise(spans):
-            if begin < end:
-                raise ValueError(f"{above}: wanted memory of its own, got memory of {below}")
+            named.append((f"{name}'s momentum buffer", buffer))
+        return Memory(named)
 
 
 def read_lr(lr: float | Sequence[float] | Tensor | None, steps: int, groups: int) -> Tensor | None:
