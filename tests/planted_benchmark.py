@@ -8,7 +8,7 @@ from gdext.benchmark.results import Row
 
 TINY = Network((6, 5, 5, 3), "relu", "cross_entropy", batches=(2, 3))
 TINY_MSE = Network((6, 5, 3), "tanh", "mse", batches=(2,))
-EFFORT = rounds.Effort(rounds=3, turn=0.0, limit=0.0, flops=2000, samples=4)
+EFFORT = rounds.Effort(rounds=3, turn=0.0, limit=0.0, flops=2000, samples=4, steps=1)
 
 
 def planted_row(**changes) -> Row:

@@ -53,11 +53,12 @@ def test_case_has_as_many_steps_as_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("flops", "samples", "expected"),
-    [(5.5, 2, 5), (5.5, 21, 10), (0, 0, 1), (1e9, 0, 1000)],
+    ("flops", "samples", "steps_at_least", "expected"),
+    [(5.5, 2, 1, 5), (5.5, 21, 1, 10), (0, 0, 1, 1), (5.5, 21, 16, 16), (1e9, 0, 16, 4096)],
 )
-def test_steps_of_a_turn(flops, samples, expected):
-    effort = rounds.Effort(3, 0.0, 0.0, flops=flops * TINY.flops(2), samples=samples)
+def test_steps_of_a_turn(flops, samples, steps_at_least, expected):
+    flops *= TINY.flops(2)
+    effort = rounds.Effort(3, 0.0, 0.0, flops=flops, samples=samples, steps=steps_at_least)
     assert steps.steps_of_turn(TINY, 2, effort) == expected
 
 
@@ -86,7 +87,7 @@ def test_contestants_take_turns_and_repeats_are_divided_out(rates):
 
         return timer
 
-    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0, samples=0)
+    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0, samples=0, steps=1)
     row = planted_row(times={}, limits={})
     rounds.measure(row, {"fused": fake("fused", 1e-3), "eager": fake("eager", 0.1)}, 4096, effort)
     assert row.times == {"fused": [pytest.approx(1e-3)] * 4, "eager": [pytest.approx(0.1)] * 4}

@@ -23,17 +23,19 @@ PAUSE = 0.002
 @dataclass(frozen=True)
 class Effort:
     """How long to measure: `rounds`, turns of at least `turn` seconds, limits for `limit` seconds.
-    A turn of training steps has `flops` operations or `samples` samples, whichever is more."""
+    A turn of training steps has `flops` operations, `samples` samples or `steps` steps, whichever
+    is the most."""
 
     rounds: int
     turn: float
     limit: float
     flops: float
     samples: int
+    steps: int
 
 
-THOROUGH = Effort(rounds=5, turn=0.03, limit=0.02, flops=5e9, samples=4096)
-QUICK = Effort(rounds=3, turn=0.005, limit=0.005, flops=5e8, samples=2048)
+THOROUGH = Effort(rounds=5, turn=0.03, limit=0.02, flops=2e10, samples=4096, steps=16)
+QUICK = Effort(rounds=3, turn=0.005, limit=0.005, flops=5e8, samples=2048, steps=1)
 
 
 def timer(work: Callable[[], object]) -> Timer:
