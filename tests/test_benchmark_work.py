@@ -40,6 +40,11 @@ def test_flops_are_those_torch_counts(network):
     assert network.flops(2) * case.steps == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda n: n.name)
+def test_every_network_has_the_batches_that_all_have(network):
+    assert {1, 8, 32, 128, 512, 4096} <= set(network.batches)
+
+
 def test_parameters_and_bytes():
     count = sum(p.numel() for p in networks.make_case(TINY, 2, 1).initial)
     assert TINY.parameters == count == 6 * 5 + 5 + 5 * 5 + 5 + 5 * 3 + 3
