@@ -25,10 +25,10 @@ from gdext.benchmark import (
     steps,
     tables,
 )
-from gdext.benchmark.contestants import Unavailable
 from gdext.benchmark.jax_peer import JaxPeer
 from gdext.benchmark.networks import NETWORKS
 from gdext.benchmark.process import in_new_process
+from gdext.benchmark.rounds import Unavailable
 
 
 @pytest.mark.parametrize("network", [*NETWORKS.values(), TINY, TINY_MSE], ids=lambda n: n.name)
@@ -36,7 +36,7 @@ def test_flops_are_those_torch_counts(network):
     case = networks.make_case(network, 2, 2)
     contestant = contestants.eager(case)
     with FlopCounterMode(display=False) as counter:
-        contestant.work()
+        contestant.work(case.steps)
     assert network.flops(2) * case.steps == counter.get_total_flops()
 
 
@@ -115,15 +115,18 @@ def test_timer_counts_the_work_it_is_asked_for():
     assert seconds >= 0.01
 
 
+def check_of(case, count):
+    return steps.Check(case, count, contestants.eager(case).end(count), steps.TOLERANCE)
+
+
 @pytest.mark.parametrize("network", [TINY, TINY_MSE], ids=lambda n: n.name)
 @pytest.mark.parametrize("name", contestants.HERE)
 def test_every_contestant_does_the_same_work(name, network):
     case = networks.make_case(network, 2, 8)
-    reference = contestants.eager(case).way()
     contestant = contestants.HERE[name](case)
-    contestant.work()  # a turn starts from the initial parameters wherever the last one ended
-    steps.check_way(contestant.way(), reference)
-    assert min(reference) > 0
+    contestant.work(3)  # a turn starts from the initial parameters wherever the last one ended
+    for count in (1, 8):
+        steps.check_end(contestant.end(count), check_of(case, count))
     assert contestant.time(2) > 0
 
 
@@ -134,22 +137,78 @@ def test_jax_does_the_same_work(name, network):
     case = networks.make_case(network, 2, 8)
     with JaxPeer(sys.executable) as jax:
         assert set(jax.versions) == {"jax", "jaxlib", "python"}
-        timer, way = jax.build(name, case)
-        steps.check_way(way, contestants.eager(case).way())
+        timer, end = jax.build(name, case)
+        for count in (1, 8):
+            steps.check_end(end(count), check_of(case, count))
         assert timer(2) > 0
 
 
-def test_other_work_is_found_out(monkeypatch):
-    case = networks.make_case(TINY, 2, 8)
-    reference = contestants.eager(case).way()
-    lazy = contestants.Contestant(case, [p.clone() for p in case.initial], lambda: None)
-    with pytest.raises(Unavailable, match="does other work than torch eager: parameter 0 moved"):
-        steps.check_way(lazy.way(), reference)
-    with pytest.raises(Unavailable, match="other work"):
-        steps.check_way([float("nan")] * len(reference), reference)
-    monkeypatch.setattr(contestants, "LEARNING_RATE", 1.1 * networks.LEARNING_RATE)
-    with pytest.raises(Unavailable, match="other work"):
-        steps.check_way(contestants.layers(case).way(), reference)
+@pytest.mark.parametrize("network", [TINY, TINY_MSE, NETWORKS["8-64-64-4"]], ids=lambda n: n.name)
+@pytest.mark.parametrize("count", [1, 8])
+def test_other_work_is_found_out(network, count, monkeypatch):
+    case = networks.make_case(network, 2, count)
+    check = check_of(case, count)
+
+    def found_out(parameters):
+        with pytest.raises(Unavailable, match=f"other work than torch eager: after {count} steps "):
+            steps.check_end(parameters, check)
+
+    found_out(case.initial)
+    found_out([torch.full_like(p, float("nan")) for p in case.initial])
+    found_out(contestants.eager(case).end(count - 1))
+    found_out(contestants._loop(case, "torch", maximize=True).end(count))
+    # As far in the other direction: in one step the norms of both are the same.
+    found_out([2 * p0 - p for p, p0 in zip(check.parameters, case.initial, strict=True)])
+    for rate in (0.99, 1.01):
+        monkeypatch.setattr(contestants, "LEARNING_RATE", rate * networks.LEARNING_RATE)
+        found_out(contestants.layers(case).end(count))
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "expected"),
+    [
+        (2, 5, [(5, steps.TOLERANCE)]),
+        (2, 100, [(64, steps.TOLERANCE), (100, steps.TOLERANCE_OF_TURN)]),
+        (512, 100, [(8, steps.TOLERANCE), (100, steps.TOLERANCE_OF_TURN)]),
+    ],
+)
+def test_the_first_steps_and_a_whole_turn_are_checked(batch, count, expected):
+    assert steps.to_check(networks.make_case(TINY, batch, count)) == expected
+
+
+def test_other_work_in_a_row_is_a_note(rates, monkeypatch):
+    def climbing(case):
+        return contestants._loop(case, "torch", maximize=True)
+
+    def stopping_early(case):
+        eager = contestants.eager(case)
+        all_of_it = eager.work
+        eager.work = lambda count: all_of_it(count if count < case.steps else count // 2)
+        return eager
+
+    monkeypatch.setitem(contestants.HERE, "layers", climbing)
+    monkeypatch.setitem(contestants.HERE, "compile", stopping_early)
+    effort = rounds.Effort(3, 0.0, 0.0, flops=0, samples=0, steps=200)
+    [row] = steps.run([TINY], [2], ["layers", "compile", "eager"], Unavailable(""), effort)
+    assert list(row.times) == ["eager"]
+    assert "after 64 steps" in row.notes["layers"] and "after 200 steps" in row.notes["compile"]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 4])
+def test_a_contestant_that_dies_is_dropped_from_its_row(rates, calls):
+    left = iter(range(calls))
+
+    def dying(repeats):
+        if next(left, None) is None:
+            raise Unavailable("JAX's process ended")
+        return repeats * 1e-3
+
+    row = planted_row(times={}, limits={}, notes={})
+    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0, samples=0, steps=1)
+    timers = {"jax-jit": dying, "eager": lambda repeats: repeats * 1e-3}
+    rounds.measure(row, timers, 4096, effort)
+    assert list(row.times) == ["eager"] and len(row.times["eager"]) == 4
+    assert row.notes == {"jax-jit": "JAX's process ended"}
 
 
 def test_a_contestant_that_cannot_take_part_is_a_note(rates):

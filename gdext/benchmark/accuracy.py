@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from gdext.benchmark.contestants import Unavailable
 from gdext.benchmark.process import in_new_process
+from gdext.benchmark.rounds import Unavailable
 from gdext.training import cli
 
 TARGET = 0.98

@@ -26,9 +26,10 @@ from gdext.benchmark import (
     steps,
     tables,
 )
-from gdext.benchmark.contestants import LABELS, Unavailable
+from gdext.benchmark.contestants import LABELS
 from gdext.benchmark.jax_peer import VARIANTS, JaxPeer
 from gdext.benchmark.networks import FEATURED, NETWORKS
+from gdext.benchmark.rounds import Unavailable
 from gdext.training.output import write_atomically
 
 SECTIONS = ("limits", "steps", "ops", "optimizer", "memory", "accuracy")

@@ -20,6 +20,10 @@ Timer = Callable[[int], float]
 PAUSE = 0.002
 
 
+class Unavailable(Exception):
+    """A contestant cannot take part, or no longer; the message says why."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long to measure: `rounds`, turns of at least `turn` seconds, limits for `limit` seconds.
@@ -49,7 +53,7 @@ def timer(work: Callable[[], object]) -> Timer:
 
 
 def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort) -> Row:
-    """Fills in row.times and row.limits.
+    """Fills in row.times and row.limits, and row.notes of who drops out on the way.
 
     Args:
         timers: of each contestant.
@@ -59,10 +63,15 @@ def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort
     arithmetic, traffic = _limit_timers(row, working_set, effort.limit)
     everyone = {"arithmetic": arithmetic, "traffic": traffic, **timers}
     repeats = {}
-    for name, timer in everyone.items():
-        seconds = timer(1)
-        if seconds < effort.turn:
-            seconds = timer(1)  # warm now
+    for name, timer in list(everyone.items()):
+        try:
+            seconds = timer(1)
+            if seconds < effort.turn:
+                seconds = timer(1)  # warm now
+        except Unavailable as error:
+            row.notes[name] = str(error)
+            del everyone[name]
+            continue
         repeats[name] = max(1, math.ceil(effort.turn / max(seconds, 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in everyone}
     names = list(everyone)
@@ -72,8 +81,14 @@ def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort
         for i in range(effort.rounds):
             start = i % len(names)
             for name in names[start:] + names[:start]:
+                if name not in times:
+                    continue
                 time.sleep(PAUSE)
-                times[name].append(everyone[name](repeats[name]) / repeats[name])
+                try:
+                    times[name].append(everyone[name](repeats[name]) / repeats[name])
+                except Unavailable as error:  # without the rounds that it did take part in
+                    row.notes[name] = str(error)
+                    del times[name]
     finally:
         gc.enable()
     row.limits = {name: times.pop(name) for name in ("arithmetic", "traffic")}
