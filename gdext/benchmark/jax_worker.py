@@ -69,9 +69,9 @@ class Runner:
         # The parameters' memory is donated, so that the update can be made in place.
         if request["variant"] == "scan":
             loop = jax.jit(lambda p, data: jax.lax.scan(step, p, data), donate_argnums=0)
-            self.data = (inputs, targets)
+            self.data: Any = (inputs, targets)
             self.turn = lambda params, data: loop(params, data)[0]
-            self.first = lambda steps: (inputs[:steps], targets[:steps])
+            self.first: Callable[[int], Any] = lambda steps: (inputs[:steps], targets[:steps])
         else:
             compiled = jax.jit(step, donate_argnums=0)
             batches = list(zip(inputs, targets))  # noqa: B905  (arrays of one length)

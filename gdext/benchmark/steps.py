@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -63,6 +63,7 @@ def _timers(
     checks = [Check(case, s, reference.end(s), tolerance) for s, tolerance in to_check(case)]
     timers: dict[str, Timer] = {}
     timer: Timer
+    end: Callable[[int], list[Tensor]]
     for name in contestants:
         try:
             if name in HERE:
