@@ -153,6 +153,14 @@ def _run(chosen: argparse.Namespace, given: list[str]) -> None:
                 note = f"{section}: {error}"
                 print(note, flush=True)
                 results["notes"].append(note)
+            except (
+                RuntimeError,
+                MemoryError,
+            ) as error:  # of too little memory, say
+                reason = " ".join(str(error).split()) or type(error).__name__
+                note = f"{section}: ended early: {reason}"
+                print(f"benchmark.py: error: {note}", file=sys.stderr)
+                results["notes"].append(note)
             finally:
                 _save(results, folder)
     plot.draw(results, folder)
@@ -169,6 +177,7 @@ def _measure(
     contestants, effort = chosen.contestants, chosen.effort
     if section == "limits":
         results["limits"] = limits.run(5 * effort.limit, chosen.threads)
+        results["notes"] += results["limits"].pop("notes")
         print(tables.limits_text(results["limits"]), flush=True)
     elif section == "memory":
         for peaks in memory.run(contestants, chosen.threads):
