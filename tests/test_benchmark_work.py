@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from planted_benchmark import EFFORT, TINY, TINY_MSE, planted_row
 from torch.utils.flop_counter import FlopCounterMode
 
+import gdext
 from gdext import data
 from gdext.benchmark import (
     accuracy,
@@ -260,7 +264,38 @@ def test_limits_of_each_instruction_set(monkeypatch):
     sets = {peak["isa"] for peak in found["fma"]}
     assert {found["isa"], "scalar"} <= sets
     assert len(found["fma"]) == 2 * len(sets)
+    assert found["notes"] == []
     assert "update of 16 KiB: " in tables.limits_text(found)
+
+
+def test_an_instruction_set_that_is_not_there_and_a_crash_are_told_apart(monkeypatch, rates):
+    monkeypatch.setattr(limits, "SIZES", [2**14])
+    monkeypatch.setattr(limits, "COPY_BYTES", 2**16)
+    reasons = {
+        "avx512": RuntimeError("this processor does not have that instruction set"),
+        "avx2": BrokenProcessPool("terminated abruptly"),
+    }
+
+    def failing(function, isa, *arguments, **environ):
+        if isa in reasons:
+            raise reasons[isa]
+        return []
+
+    cpu = {"compiled": ["avx512", "avx2", "scalar"], "in_use": "scalar"}
+    monkeypatch.setattr(limits, "build_info", lambda: {"cpu": cpu})
+    monkeypatch.setattr(limits, "in_new_process", failing)
+    assert limits.run(0.0, 1)["notes"] == ["limits: the process that measured avx2 crashed"]
+    reasons["scalar"] = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        limits.run(0.0, 1)
+
+
+def test_why_a_new_process_cannot_import_is_told():
+    with pytest.raises(RuntimeError, match="GDEXT_CPU_ISA=abacus: wanted one of") as caught:
+        in_new_process(limits.fma_peaks, "abacus", 0.0, 1, GDEXT_CPU_ISA="abacus")
+    assert not isinstance(caught.value, BrokenProcessPool)
+    with pytest.raises(BrokenProcessPool):
+        in_new_process(os.abort)
 
 
 def test_ops_and_optimizer_sections(monkeypatch, rates):
@@ -283,6 +318,20 @@ def test_ops_and_optimizer_sections(monkeypatch, rates):
     ]
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "change", [{"maximize": True}, {"lr": 0.0101}, {"momentum": 0.8}, {"weight_decay": 1e-3}]
+)
+def test_optimizers_that_do_other_work_are_left_out(rates, monkeypatch, momentum, change):
+    sgd = gdext.optim.SGD
+    row = optimizer._compare(3, 40, momentum, EFFORT)
+    assert list(row.times) == ["gdext", "torch fused", "torch foreach"] and not row.notes
+    monkeypatch.setattr(gdext.optim, "SGD", lambda params, **own: sgd(params, **{**own, **change}))
+    row = optimizer._compare(3, 40, momentum, EFFORT)
+    assert list(row.times) == ["torch fused", "torch foreach"]
+    assert row.notes == {"gdext": "ends at other parameters than torch fused"}
+
+
 def test_ops_are_compared_with_their_own_twins():
     for make in (ops._products, ops._layers, ops._activations, ops._losses):
         for op in make():
@@ -302,14 +351,30 @@ def test_memory_is_at_least_that_of_parameters_and_gradients():
 
 def test_accuracy_takes_turns_and_adds_up(monkeypatch):
     def trained(function, engine, seed, threads):
-        return [{"seconds": 1.5, "test_accuracy": 0.9}, {"seconds": 1.0, "test_accuracy": 0.981}]
+        last = 0.979 if (engine, seed) == ("fused", 0) else 0.981
+        return [{"seconds": 1.5, "test_accuracy": 0.9}, {"seconds": 1.0, "test_accuracy": last}]
 
     monkeypatch.setattr(accuracy, "in_new_process", trained)
     runs = list(accuracy.run(["fused", "eager", "layers"], seeds=2, threads=1))
     assert [(run["contestant"], run["seed"]) for run in runs] == [
         ("fused", 0), ("eager", 0), ("fused", 1), ("eager", 1)
     ]  # fmt: skip
-    assert runs[0]["seconds"] == 2.5 and runs[0]["accuracy"] == 0.981
+    assert runs[1]["seconds"] == 2.5 and runs[1]["accuracy"] == 0.981
+    assert runs[0]["seconds"] == 2.5 and runs[0]["accuracy"] == 0.979
+    assert [run["reached"] for run in runs] == [False, True, True, True]
+
+
+def test_a_seed_that_misses_the_target_is_a_result(monkeypatch):
+    def missing(arguments):
+        folder = Path(arguments[arguments.index("--out") + 1])
+        (folder / "metrics.jsonl").write_text('{"seconds": 1.0, "test_accuracy": 0.9}\n')
+        print("train_mnist.py: --target-accuracy 0.98 was not reached", file=sys.stderr)
+        return 1
+
+    monkeypatch.setattr(accuracy.cli, "main", missing)
+    assert accuracy.train("fused", 0, torch.get_num_threads()) == [
+        {"seconds": 1.0, "test_accuracy": 0.9}
+    ]
 
 
 def test_accuracy_says_why_the_trainer_refused():
