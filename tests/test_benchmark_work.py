@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from planted_benchmark import EFFORT, TINY, TINY_MSE, planted_row
 from torch.utils.flop_counter import FlopCounterMode
 
+import gdext
 from gdext import data
 from gdext.benchmark import (
     accuracy,
@@ -25,10 +29,10 @@ from gdext.benchmark import (
     steps,
     tables,
 )
-from gdext.benchmark.contestants import Unavailable
 from gdext.benchmark.jax_peer import JaxPeer
 from gdext.benchmark.networks import NETWORKS
 from gdext.benchmark.process import in_new_process
+from gdext.benchmark.rounds import Unavailable
 
 
 @pytest.mark.parametrize("network", [*NETWORKS.values(), TINY, TINY_MSE], ids=lambda n: n.name)
@@ -36,8 +40,13 @@ def test_flops_are_those_torch_counts(network):
     case = networks.make_case(network, 2, 2)
     contestant = contestants.eager(case)
     with FlopCounterMode(display=False) as counter:
-        contestant.work()
+        contestant.work(case.steps)
     assert network.flops(2) * case.steps == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda n: n.name)
+def test_every_network_has_the_batches_that_all_have(network):
+    assert {1, 8, 32, 128, 512, 4096} <= set(network.batches)
 
 
 def test_parameters_and_bytes():
@@ -53,11 +62,12 @@ def test_case_has_as_many_steps_as_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("flops", "samples", "expected"),
-    [(5.5, 2, 5), (5.5, 21, 10), (0, 0, 1), (1e9, 0, 1000)],
+    ("flops", "samples", "steps_at_least", "expected"),
+    [(5.5, 2, 1, 5), (5.5, 21, 1, 10), (0, 0, 1, 1), (5.5, 21, 16, 16), (1e9, 0, 16, 4096)],
 )
-def test_steps_of_a_turn(flops, samples, expected):
-    effort = rounds.Effort(3, 0.0, 0.0, flops=flops * TINY.flops(2), samples=samples)
+def test_steps_of_a_turn(flops, samples, steps_at_least, expected):
+    flops *= TINY.flops(2)
+    effort = rounds.Effort(3, 0.0, 0.0, flops=flops, samples=samples, steps=steps_at_least)
     assert steps.steps_of_turn(TINY, 2, effort) == expected
 
 
@@ -86,7 +96,7 @@ def test_contestants_take_turns_and_repeats_are_divided_out(rates):
 
         return timer
 
-    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0, samples=0)
+    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0, samples=0, steps=1)
     row = planted_row(times={}, limits={})
     rounds.measure(row, {"fused": fake("fused", 1e-3), "eager": fake("eager", 0.1)}, 4096, effort)
     assert row.times == {"fused": [pytest.approx(1e-3)] * 4, "eager": [pytest.approx(0.1)] * 4}
@@ -109,15 +119,18 @@ def test_timer_counts_the_work_it_is_asked_for():
     assert seconds >= 0.01
 
 
+def check_of(case, count):
+    return steps.Check(case, count, contestants.eager(case).end(count), steps.TOLERANCE)
+
+
 @pytest.mark.parametrize("network", [TINY, TINY_MSE], ids=lambda n: n.name)
 @pytest.mark.parametrize("name", contestants.HERE)
 def test_every_contestant_does_the_same_work(name, network):
     case = networks.make_case(network, 2, 8)
-    reference = contestants.eager(case).way()
     contestant = contestants.HERE[name](case)
-    contestant.work()  # a turn starts from the initial parameters wherever the last one ended
-    steps.check_way(contestant.way(), reference)
-    assert min(reference) > 0
+    contestant.work(3)  # a turn starts from the initial parameters wherever the last one ended
+    for count in (1, 8):
+        steps.check_end(contestant.end(count), check_of(case, count))
     assert contestant.time(2) > 0
 
 
@@ -128,22 +141,78 @@ def test_jax_does_the_same_work(name, network):
     case = networks.make_case(network, 2, 8)
     with JaxPeer(sys.executable) as jax:
         assert set(jax.versions) == {"jax", "jaxlib", "python"}
-        timer, way = jax.build(name, case)
-        steps.check_way(way, contestants.eager(case).way())
+        timer, end = jax.build(name, case)
+        for count in (1, 8):
+            steps.check_end(end(count), check_of(case, count))
         assert timer(2) > 0
 
 
-def test_other_work_is_found_out(monkeypatch):
-    case = networks.make_case(TINY, 2, 8)
-    reference = contestants.eager(case).way()
-    lazy = contestants.Contestant(case, [p.clone() for p in case.initial], lambda: None)
-    with pytest.raises(Unavailable, match="does other work than torch eager: parameter 0 moved"):
-        steps.check_way(lazy.way(), reference)
-    with pytest.raises(Unavailable, match="other work"):
-        steps.check_way([float("nan")] * len(reference), reference)
-    monkeypatch.setattr(contestants, "LEARNING_RATE", 1.1 * networks.LEARNING_RATE)
-    with pytest.raises(Unavailable, match="other work"):
-        steps.check_way(contestants.layers(case).way(), reference)
+@pytest.mark.parametrize("network", [TINY, TINY_MSE, NETWORKS["8-64-64-4"]], ids=lambda n: n.name)
+@pytest.mark.parametrize("count", [1, 8])
+def test_other_work_is_found_out(network, count, monkeypatch):
+    case = networks.make_case(network, 2, count)
+    check = check_of(case, count)
+
+    def found_out(parameters):
+        with pytest.raises(Unavailable, match=f"other work than torch eager: after {count} steps "):
+            steps.check_end(parameters, check)
+
+    found_out(case.initial)
+    found_out([torch.full_like(p, float("nan")) for p in case.initial])
+    found_out(contestants.eager(case).end(count - 1))
+    found_out(contestants._loop(case, "torch", maximize=True).end(count))
+    # As far in the other direction: in one step the norms of both are the same.
+    found_out([2 * p0 - p for p, p0 in zip(check.parameters, case.initial, strict=True)])
+    for rate in (0.99, 1.01):
+        monkeypatch.setattr(contestants, "LEARNING_RATE", rate * networks.LEARNING_RATE)
+        found_out(contestants.layers(case).end(count))
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "expected"),
+    [
+        (2, 5, [(5, steps.TOLERANCE)]),
+        (2, 100, [(64, steps.TOLERANCE), (100, steps.TOLERANCE_OF_TURN)]),
+        (512, 100, [(8, steps.TOLERANCE), (100, steps.TOLERANCE_OF_TURN)]),
+    ],
+)
+def test_the_first_steps_and_a_whole_turn_are_checked(batch, count, expected):
+    assert steps.to_check(networks.make_case(TINY, batch, count)) == expected
+
+
+def test_other_work_in_a_row_is_a_note(rates, monkeypatch):
+    def climbing(case):
+        return contestants._loop(case, "torch", maximize=True)
+
+    def stopping_early(case):
+        eager = contestants.eager(case)
+        all_of_it = eager.work
+        eager.work = lambda count: all_of_it(count if count < case.steps else count // 2)
+        return eager
+
+    monkeypatch.setitem(contestants.HERE, "layers", climbing)
+    monkeypatch.setitem(contestants.HERE, "compile", stopping_early)
+    effort = rounds.Effort(3, 0.0, 0.0, flops=0, samples=0, steps=200)
+    [row] = steps.run([TINY], [2], ["layers", "compile", "eager"], Unavailable(""), effort)
+    assert list(row.times) == ["eager"]
+    assert "after 64 steps" in row.notes["layers"] and "after 200 steps" in row.notes["compile"]
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 4])
+def test_a_contestant_that_dies_is_dropped_from_its_row(rates, calls):
+    left = iter(range(calls))
+
+    def dying(repeats):
+        if next(left, None) is None:
+            raise Unavailable("JAX's process ended")
+        return repeats * 1e-3
+
+    row = planted_row(times={}, limits={}, notes={})
+    effort = rounds.Effort(rounds=4, turn=0.01, limit=0.0, flops=0, samples=0, steps=1)
+    timers = {"jax-jit": dying, "eager": lambda repeats: repeats * 1e-3}
+    rounds.measure(row, timers, 4096, effort)
+    assert list(row.times) == ["eager"] and len(row.times["eager"]) == 4
+    assert row.notes == {"jax-jit": "JAX's process ended"}
 
 
 def test_a_contestant_that_cannot_take_part_is_a_note(rates):
@@ -195,7 +264,38 @@ def test_limits_of_each_instruction_set(monkeypatch):
     sets = {peak["isa"] for peak in found["fma"]}
     assert {found["isa"], "scalar"} <= sets
     assert len(found["fma"]) == 2 * len(sets)
+    assert found["notes"] == []
     assert "update of 16 KiB: " in tables.limits_text(found)
+
+
+def test_an_instruction_set_that_is_not_there_and_a_crash_are_told_apart(monkeypatch, rates):
+    monkeypatch.setattr(limits, "SIZES", [2**14])
+    monkeypatch.setattr(limits, "COPY_BYTES", 2**16)
+    reasons = {
+        "avx512": RuntimeError("this processor does not have that instruction set"),
+        "avx2": BrokenProcessPool("terminated abruptly"),
+    }
+
+    def failing(function, isa, *arguments, **environ):
+        if isa in reasons:
+            raise reasons[isa]
+        return []
+
+    cpu = {"compiled": ["avx512", "avx2", "scalar"], "in_use": "scalar"}
+    monkeypatch.setattr(limits, "build_info", lambda: {"cpu": cpu})
+    monkeypatch.setattr(limits, "in_new_process", failing)
+    assert limits.run(0.0, 1)["notes"] == ["limits: the process that measured avx2 crashed"]
+    reasons["scalar"] = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        limits.run(0.0, 1)
+
+
+def test_why_a_new_process_cannot_import_is_told():
+    with pytest.raises(RuntimeError, match="GDEXT_CPU_ISA=abacus: wanted one of") as caught:
+        in_new_process(limits.fma_peaks, "abacus", 0.0, 1, GDEXT_CPU_ISA="abacus")
+    assert not isinstance(caught.value, BrokenProcessPool)
+    with pytest.raises(BrokenProcessPool):
+        in_new_process(os.abort)
 
 
 def test_ops_and_optimizer_sections(monkeypatch, rates):
@@ -218,6 +318,20 @@ def test_ops_and_optimizer_sections(monkeypatch, rates):
     ]
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize(
+    "change", [{"maximize": True}, {"lr": 0.0101}, {"momentum": 0.8}, {"weight_decay": 1e-3}]
+)
+def test_optimizers_that_do_other_work_are_left_out(rates, monkeypatch, momentum, change):
+    sgd = gdext.optim.SGD
+    row = optimizer._compare(3, 40, momentum, EFFORT)
+    assert list(row.times) == ["gdext", "torch fused", "torch foreach"] and not row.notes
+    monkeypatch.setattr(gdext.optim, "SGD", lambda params, **own: sgd(params, **{**own, **change}))
+    row = optimizer._compare(3, 40, momentum, EFFORT)
+    assert list(row.times) == ["torch fused", "torch foreach"]
+    assert row.notes == {"gdext": "ends at other parameters than torch fused"}
+
+
 def test_ops_are_compared_with_their_own_twins():
     for make in (ops._products, ops._layers, ops._activations, ops._losses):
         for op in make():
@@ -237,14 +351,30 @@ def test_memory_is_at_least_that_of_parameters_and_gradients():
 
 def test_accuracy_takes_turns_and_adds_up(monkeypatch):
     def trained(function, engine, seed, threads):
-        return [{"seconds": 1.5, "test_accuracy": 0.9}, {"seconds": 1.0, "test_accuracy": 0.981}]
+        last = 0.979 if (engine, seed) == ("fused", 0) else 0.981
+        return [{"seconds": 1.5, "test_accuracy": 0.9}, {"seconds": 1.0, "test_accuracy": last}]
 
     monkeypatch.setattr(accuracy, "in_new_process", trained)
     runs = list(accuracy.run(["fused", "eager", "layers"], seeds=2, threads=1))
     assert [(run["contestant"], run["seed"]) for run in runs] == [
         ("fused", 0), ("eager", 0), ("fused", 1), ("eager", 1)
     ]  # fmt: skip
-    assert runs[0]["seconds"] == 2.5 and runs[0]["accuracy"] == 0.981
+    assert runs[1]["seconds"] == 2.5 and runs[1]["accuracy"] == 0.981
+    assert runs[0]["seconds"] == 2.5 and runs[0]["accuracy"] == 0.979
+    assert [run["reached"] for run in runs] == [False, True, True, True]
+
+
+def test_a_seed_that_misses_the_target_is_a_result(monkeypatch):
+    def missing(arguments):
+        folder = Path(arguments[arguments.index("--out") + 1])
+        (folder / "metrics.jsonl").write_text('{"seconds": 1.0, "test_accuracy": 0.9}\n')
+        print("train_mnist.py: --target-accuracy 0.98 was not reached", file=sys.stderr)
+        return 1
+
+    monkeypatch.setattr(accuracy.cli, "main", missing)
+    assert accuracy.train("fused", 0, torch.get_num_threads()) == [
+        {"seconds": 1.0, "test_accuracy": 0.9}
+    ]
 
 
 def test_accuracy_says_why_the_trainer_refused():

@@ -26,9 +26,10 @@ from gdext.benchmark import (
     steps,
     tables,
 )
-from gdext.benchmark.contestants import LABELS, Unavailable
+from gdext.benchmark.contestants import LABELS
 from gdext.benchmark.jax_peer import VARIANTS, JaxPeer
 from gdext.benchmark.networks import FEATURED, NETWORKS
+from gdext.benchmark.rounds import Unavailable
 from gdext.training.output import write_atomically
 
 SECTIONS = ("limits", "steps", "ops", "optimizer", "memory", "accuracy")
@@ -152,6 +153,14 @@ def _run(chosen: argparse.Namespace, given: list[str]) -> None:
                 note = f"{section}: {error}"
                 print(note, flush=True)
                 results["notes"].append(note)
+            except (
+                RuntimeError,
+                MemoryError,
+            ) as error:  # of too little memory, say
+                reason = " ".join(str(error).split()) or type(error).__name__
+                note = f"{section}: ended early: {reason}"
+                print(f"benchmark.py: error: {note}", file=sys.stderr)
+                results["notes"].append(note)
             finally:
                 _save(results, folder)
     plot.draw(results, folder)
@@ -168,6 +177,7 @@ def _measure(
     contestants, effort = chosen.contestants, chosen.effort
     if section == "limits":
         results["limits"] = limits.run(5 * effort.limit, chosen.threads)
+        results["notes"] += results["limits"].pop("notes")
         print(tables.limits_text(results["limits"]), flush=True)
     elif section == "memory":
         for peaks in memory.run(contestants, chosen.threads):

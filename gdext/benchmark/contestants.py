@@ -12,6 +12,7 @@ from torch import Tensor
 import gdext
 from gdext.benchmark import rounds
 from gdext.benchmark.networks import LEARNING_RATE, Case
+from gdext.benchmark.rounds import Unavailable
 from gdext.training.engine import ENGINES
 
 LABELS = {
@@ -25,17 +26,13 @@ LABELS = {
 }
 
 
-class Unavailable(Exception):
-    """A contestant cannot take part; the message says why."""
-
-
 @dataclass
 class Contestant:
-    """`work` makes the case's steps, from wherever the parameters are."""
+    """`work(n)` makes the case's first n steps, from wherever the parameters are."""
 
     case: Case
     parameters: list[Tensor]
-    work: Callable[[], object]
+    work: Callable[[int], object]
 
     def reset(self) -> None:
         with torch.no_grad():
@@ -45,23 +42,23 @@ class Contestant:
     def time(self, repeats: int) -> float:
         """The Timer of this contestant; every turn starts from the same parameters."""
         self.reset()
-        return rounds.timer(self.work)(repeats)
+        return rounds.timer(lambda: self.work(self.case.steps))(repeats)
 
-    def way(self) -> list[float]:
-        """How far each parameter moves in one turn: ||p - initial||. Who does other work than the
-        rest is found out by this."""
+    def end(self, steps: int) -> list[Tensor]:
+        """The parameters after the case's first `steps` steps. Who does other work than the rest is
+        found out by this."""
         self.reset()
-        self.work()
-        pairs = zip(self.parameters, self.case.initial, strict=True)
-        return [float((p.detach() - initial).norm()) for p, initial in pairs]
+        self.work(steps)
+        return [p.detach().clone() for p in self.parameters]
 
 
 def fused(case: Case) -> Contestant:
     """All steps of a turn in one native call."""
     trainer = _fused_trainer(case)
 
-    def work() -> None:
-        trainer.run(case.inputs, case.targets, case.batch)
+    def work(steps: int) -> None:
+        count = steps * case.batch
+        trainer.run(case.inputs[:count], case.targets[:count], case.batch)
 
     return Contestant(case, list(trainer.model.parameters()), work)
 
@@ -70,8 +67,8 @@ def fused_step(case: Case) -> Contestant:
     """A native call for each step."""
     trainer, batches = _fused_trainer(case), case.batches
 
-    def work() -> None:
-        for x, y in batches:
+    def work(steps: int) -> None:
+        for x, y in batches[:steps]:
             trainer.step(x, y)
 
     return Contestant(case, list(trainer.model.parameters()), work)
@@ -97,8 +94,8 @@ def _loop(case: Case, engine: str, **options: bool) -> Contestant:
     optimizer = sgd(model.parameters(), lr=LEARNING_RATE, **options)
     batches = case.batches
 
-    def work() -> None:
-        for x, y in batches:
+    def work(steps: int) -> None:
+        for x, y in batches[:steps]:
             optimizer.zero_grad()
             loss_fn(model(x), y).backward()
             optimizer.step()
@@ -116,15 +113,15 @@ def compiled(case: Case) -> Contestant:
     update = torch.compile(lambda: optimizer.step())
     batches = case.batches
 
-    def work() -> None:
-        for x, y in batches:
+    def work(steps: int) -> None:
+        for x, y in batches[:steps]:
             optimizer.zero_grad()
             loss_of(x, y).backward()
             update()
 
     contestant = Contestant(case, list(model.parameters()), work)
     try:
-        work()
+        work(1)
     except Exception as error:  # of any kind: a missing compiler, a graph that Inductor cannot do
         raise Unavailable(f"torch.compile: {str(error).strip().splitlines()[0]}") from error
     return contestant

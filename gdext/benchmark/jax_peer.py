@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gdext.benchmark.contestants import Unavailable
+import torch
+from torch import Tensor
+
 from gdext.benchmark.networks import LEARNING_RATE, Case
-from gdext.benchmark.rounds import Timer
+from gdext.benchmark.rounds import Timer, Unavailable
 
 VARIANTS = {"jax-jit": "jit", "jax-scan": "scan"}
 
@@ -54,22 +57,31 @@ class JaxPeer:
         self._process.communicate()
         self._folder.cleanup()
 
-    def build(self, name: str, case: Case) -> tuple[Timer, list[float]]:
-        """The timer of the contestant `name`, and how far its parameters move (Contestant.way)."""
+    def build(self, name: str, case: Case) -> tuple[Timer, Callable[[int], list[Tensor]]]:
+        """The timer of the contestant `name`, and its parameters after some steps
+        (Contestant.end)."""
         variant = VARIANTS[name]
-        way = self._ask(
+        self._ask(
             do="build",
             variant=variant,
             file=str(self._save(case)),
             activation=case.network.activation,
             loss=case.network.loss,
             lr=LEARNING_RATE,
-        )["way"]
+        )
 
         def timer(repeats: int) -> float:
             return float(self._ask(do="time", variant=variant, repeats=repeats)["seconds"])
 
-        return timer, way
+        def end(steps: int) -> list[Tensor]:
+            import numpy
+
+            file = str(Path(self._folder.name) / "end.npz")
+            self._ask(do="end", variant=variant, steps=steps, file=file)
+            with numpy.load(file) as arrays:
+                return [torch.from_numpy(arrays[f"p{i}"]) for i in range(len(case.initial))]
+
+        return timer, end
 
     def _save(self, case: Case) -> Path:
         import numpy

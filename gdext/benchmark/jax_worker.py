@@ -6,7 +6,9 @@ sleeps in that read, so that the other contestants have the machine to themselve
     (at the start)                                      {"versions": {...}}
     {"do": "build", "variant": "jit" or "scan", "file": an .npz with inputs [steps,B,I],
      targets, p0, p1, ... (w [O,I] and b [O] of each layer), "activation", "loss", "lr"}
-                                                        {"way": [...]}  (as Contestant.way)
+                                                        {"built": true}
+    {"do": "end", "variant": ..., "steps": n, "file": an .npz to write: p0, p1, ... after n steps}
+                                                        {"written": true}
     {"do": "time", "variant": ..., "repeats": n}        {"seconds": of n turns}
     anything that fails                                 {"error": why}
 """
@@ -67,17 +69,21 @@ class Runner:
         # The parameters' memory is donated, so that the update can be made in place.
         if request["variant"] == "scan":
             loop = jax.jit(lambda p, data: jax.lax.scan(step, p, data), donate_argnums=0)
-            self.turn = lambda params: loop(params, (inputs, targets))[0]
+            self.data: Any = (inputs, targets)
+            self.turn = lambda params, data: loop(params, data)[0]
+            self.first: Callable[[int], Any] = lambda steps: (inputs[:steps], targets[:steps])
         else:
             compiled = jax.jit(step, donate_argnums=0)
             batches = list(zip(inputs, targets))  # noqa: B905  (arrays of one length)
 
-            def turn(params: Any) -> Any:
-                for batch in batches:
+            def turn(params: Any, data: Any) -> Any:
+                for batch in data:
                     params, _ = compiled(params, batch)
                 return params
 
+            self.data = batches
             self.turn = turn
+            self.first = lambda steps: batches[:steps]
 
     def start(self) -> Any:
         # Copied: on the CPU an array may share numpy's memory, which the update would overwrite.
@@ -89,18 +95,15 @@ class Runner:
         params = self.start()
         begin = time.perf_counter()
         for _ in range(repeats):
-            params = self.turn(params)
+            params = self.turn(params, self.data)
         self.jax.block_until_ready(params)
         return time.perf_counter() - begin
 
-    def way(self) -> list[float]:
-        after = self.turn(self.start())
-        norm = self.numpy.linalg.norm
-        return [
-            float(norm(p - p0))
-            for layer, before in zip(after, self.initial)  # noqa: B905
-            for p, p0 in zip(layer, before)  # noqa: B905
-        ]
+    def end(self, steps: int, file: str) -> None:
+        arrays = {}
+        for i, (w, b) in enumerate(self.turn(self.start(), self.first(steps))):
+            arrays[f"p{2 * i}"], arrays[f"p{2 * i + 1}"] = w.T, b
+        self.numpy.savez(file, **arrays)
 
 
 def main() -> None:
@@ -128,7 +131,10 @@ def main() -> None:
             if request["do"] == "build":
                 runners.pop(variant, None)
                 runners[variant] = Runner(jax, numpy, request)
-                answer(way=runners[variant].way())
+                answer(built=True)
+            elif request["do"] == "end":
+                runners[variant].end(request["steps"], request["file"])
+                answer(written=True)
             else:
                 answer(seconds=runners[variant].time(request["repeats"]))
         except Exception as error:  # of any kind: the other process is told, and goes on

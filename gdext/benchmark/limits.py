@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import torch
@@ -21,15 +22,19 @@ def run(seconds: float, threads: int) -> dict[str, Any]:
         isa: the instruction set in use. fma: of each instruction set that this processor has, each
         dtype, one thread and all: operations per second. bandwidth: of an update p <- p - a g on
         arrays of so many bytes, all threads: bytes read and written per second. copy: the same of
-        torch's copy_ between two arrays, together larger than most caches.
+        torch's copy_ between two arrays, together larger than most caches. notes: what
+        could not be measured.
     """
     cpu = build_info()["cpu"]
-    fma = []
+    fma, notes = [], []
     for isa in cpu["compiled"]:
         try:
             fma += in_new_process(fma_peaks, isa, seconds, threads, GDEXT_CPU_ISA=isa)
-        except RuntimeError:
-            continue  # this processor does not have that instruction set
+        except BrokenProcessPool:
+            notes.append(f"limits: the process that measured {isa} crashed")
+        except RuntimeError as error:
+            if "this processor does not have that instruction set" not in str(error):
+                raise
     bandwidth = [
         {"bytes": size, "rate": torch.ops.gdext._bandwidth(size, seconds)} for size in SIZES
     ]
@@ -38,6 +43,7 @@ def run(seconds: float, threads: int) -> dict[str, Any]:
         "fma": fma,
         "bandwidth": bandwidth,
         "copy": {"bytes": COPY_BYTES, "rate": copy_rate(COPY_BYTES, seconds)},
+        "notes": notes,
     }
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from gdext.benchmark.contestants import HERE, Unavailable
+from gdext.benchmark.contestants import HERE
 from gdext.benchmark.networks import NETWORKS, Network, make_case
 from gdext.benchmark.process import in_new_process
+from gdext.benchmark.rounds import Unavailable
 
 WHO = ("fused", "layers", "eager")
 CELLS = [
@@ -52,12 +53,12 @@ def peak(name: str, network: str, batch: int, threads: int) -> int:
     torch.set_num_threads(threads)
     chosen = NETWORKS[network]
     small = Network((8, 8, 8), chosen.activation, chosen.loss)
-    HERE[name](make_case(small, 8, STEPS)).work()  # loads code and starts threads
+    HERE[name](make_case(small, 8, STEPS)).work(STEPS)  # loads code and starts threads
     case = make_case(chosen, batch, STEPS)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # but for what was freed before the model was made
     before = _touched()
-    HERE[name](case).work()
+    HERE[name](case).work(STEPS)
     return _touched() - before
 
 

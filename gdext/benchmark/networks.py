@@ -15,6 +15,7 @@ LEARNING_RATE = 0.01
 FLOAT = 4  # bytes
 
 ALL_BATCHES = (1, 8, 32, 128, 512, 4096)
+MORE_BATCHES = (1, 8, 32, 64, 128, 256, 512, 4096)
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,14 @@ class Network:
 NETWORKS = {
     network.name: network
     for network in (
-        Network((4, 64, 64, 2), "tanh", "mse", batches=(1, 32, 256)),
-        Network((8, 64, 64, 4), "tanh", "mse", batches=(1, 8, 32, 64, 128, 256, 512, 4096)),
-        Network((32, 64, 64, 8), "tanh", "mse", batches=(1, 32, 256)),
-        Network((32, 256, 256, 8), "relu", "mse", batches=(1, 8, 32, 64, 128, 256, 512, 4096)),
+        Network((4, 64, 64, 2), "tanh", "mse", batches=MORE_BATCHES),
+        Network((8, 64, 64, 4), "tanh", "mse", batches=MORE_BATCHES),
+        Network((32, 64, 64, 8), "tanh", "mse", batches=MORE_BATCHES),
+        Network((32, 256, 256, 8), "relu", "mse", batches=MORE_BATCHES),
         Network((784, 512, 512, 10), "relu", "cross_entropy"),
         Network((784, 512, 512, 10), "relu", "cross_entropy", "mnist"),
         Network((784, 1000, 500, 10), "relu", "cross_entropy"),
-        Network(
-            (784, 1024, 1024, 1024, 1024, 10),
-            "relu",
-            "cross_entropy",
-            batches=(1, 32, 128, 512),
-        ),
+        Network((784, 1024, 1024, 1024, 1024, 10), "relu", "cross_entropy"),
     )
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
@@ -27,6 +27,10 @@ LISTS = [
     (1000, 100_000),
 ]
 
+REFERENCE = "torch fused"
+STEPS = 3  # of the check: the first makes the momentum, the others use it
+PIECE = 2**20
+
 
 def run(effort: Effort, most_elements: int) -> Iterator[Row]:
     """Lists of more than `most_elements` elements are left out."""
@@ -37,9 +41,9 @@ def run(effort: Effort, most_elements: int) -> Iterator[Row]:
 
 
 def _compare(tensors: int, elements: int, momentum: float, effort: Effort) -> Row:
-    params = [torch.ones(elements, requires_grad=True) for _ in range(tensors)]
+    params = [torch.empty(elements, requires_grad=True) for _ in range(tensors)]
     for p in params:
-        p.grad = torch.full_like(p, 1e-3)
+        p.grad = torch.linspace(0.5, 1.5, elements)
     # All update the same parameters, so that there is room for the largest.
     contestants = {
         "gdext": gdext.optim.SGD(params, lr=0.01, momentum=momentum),
@@ -55,5 +59,35 @@ def _compare(tensors: int, elements: int, momentum: float, effort: Effort) -> Ro
         flops=(4 if momentum else 2) * total,
         bytes=FLOAT * moved * total,
     )
-    timers = {name: timer(sgd.step) for name, sgd in contestants.items()}
+    row.notes = other_work(params, contestants)
+    timers = {name: timer(sgd.step) for name, sgd in contestants.items() if name not in row.notes}
     return rounds.measure(row, timers, FLOAT * total * (3 if momentum else 2), effort)
+
+
+def other_work(
+    params: list[torch.Tensor], contestants: Mapping[str, torch.optim.Optimizer]
+) -> dict[str, str]:
+    """Of each contestant whose few steps do not end at the parameters of REFERENCE's: that."""
+    wanted: list[torch.Tensor] = []
+    notes = {}
+    for name in (REFERENCE, *(name for name in contestants if name != REFERENCE)):
+        _start(params)
+        for _ in range(STEPS):
+            contestants[name].step()
+        if name == REFERENCE:
+            wanted = [p.detach().clone() for p in params]
+        elif not all(map(_close, params, wanted)):
+            notes[name] = f"ends at other parameters than {REFERENCE}"
+    return notes
+
+
+def _start(params: list[torch.Tensor]) -> None:
+    """Other values in every element and tensor, so that none can stand in for another."""
+    for i, p in enumerate(params):
+        torch.linspace(-1, 1 + i / len(params), len(p), out=p.detach())
+
+
+def _close(p: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """In pieces: allclose needs several times the memory of what it is given."""
+    pairs = zip(p.detach().split(PIECE), wanted.split(PIECE), strict=True)
+    return all(torch.allclose(a, b, rtol=1e-6, atol=1e-6) for a, b in pairs)

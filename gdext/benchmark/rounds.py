@@ -20,20 +20,26 @@ Timer = Callable[[int], float]
 PAUSE = 0.002
 
 
+class Unavailable(Exception):
+    """A contestant cannot take part, or no longer; the message says why."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long to measure: `rounds`, turns of at least `turn` seconds, limits for `limit` seconds.
-    A turn of training steps has `flops` operations or `samples` samples, whichever is more."""
+    A turn of training steps has `flops` operations, `samples` samples or `steps` steps, whichever
+    is the most."""
 
     rounds: int
     turn: float
     limit: float
     flops: float
     samples: int
+    steps: int
 
 
-THOROUGH = Effort(rounds=5, turn=0.03, limit=0.02, flops=5e9, samples=4096)
-QUICK = Effort(rounds=3, turn=0.005, limit=0.005, flops=5e8, samples=2048)
+THOROUGH = Effort(rounds=5, turn=0.03, limit=0.02, flops=2e10, samples=4096, steps=16)
+QUICK = Effort(rounds=3, turn=0.005, limit=0.005, flops=5e8, samples=2048, steps=1)
 
 
 def timer(work: Callable[[], object]) -> Timer:
@@ -47,7 +53,7 @@ def timer(work: Callable[[], object]) -> Timer:
 
 
 def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort) -> Row:
-    """Fills in row.times and row.limits.
+    """Fills in row.times and row.limits, and row.notes of who drops out on the way.
 
     Args:
         timers: of each contestant.
@@ -57,10 +63,15 @@ def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort
     arithmetic, traffic = _limit_timers(row, working_set, effort.limit)
     everyone = {"arithmetic": arithmetic, "traffic": traffic, **timers}
     repeats = {}
-    for name, timer in everyone.items():
-        seconds = timer(1)
-        if seconds < effort.turn:
-            seconds = timer(1)  # warm now
+    for name, timer in list(everyone.items()):
+        try:
+            seconds = timer(1)
+            if seconds < effort.turn:
+                seconds = timer(1)  # warm now
+        except Unavailable as error:
+            row.notes[name] = str(error)
+            del everyone[name]
+            continue
         repeats[name] = max(1, math.ceil(effort.turn / max(seconds, 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in everyone}
     names = list(everyone)
@@ -70,8 +81,14 @@ def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort
         for i in range(effort.rounds):
             start = i % len(names)
             for name in names[start:] + names[:start]:
+                if name not in times:
+                    continue
                 time.sleep(PAUSE)
-                times[name].append(everyone[name](repeats[name]) / repeats[name])
+                try:
+                    times[name].append(everyone[name](repeats[name]) / repeats[name])
+                except Unavailable as error:  # without the rounds that it did take part in
+                    row.notes[name] = str(error)
+                    del times[name]
     finally:
         gc.enable()
     row.limits = {name: times.pop(name) for name in ("arithmetic", "traffic")}
