@@ -63,7 +63,7 @@ def test_case_has_as_many_steps_as_asked_for():
 
 @pytest.mark.parametrize(
     ("flops", "samples", "steps_at_least", "expected"),
-    [(5.5, 2, 1, 5), (5.5, 21, 1, 10), (0, 0, 1, 1), (5.5, 21, 16, 16), (1e9, 0, 16, 4096)],
+    [(5.5, 2, 1, 5), (5.5, 21, 1, 10), (0, 0, 1, 1), (5.5, 21, 16, 16), (1e9, 0, 16, 2048)],
 )
 def test_steps_of_a_turn(flops, samples, steps_at_least, expected):
     flops *= TINY.flops(2)

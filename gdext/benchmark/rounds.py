@@ -38,7 +38,7 @@ class Effort:
     steps: int
 
 
-THOROUGH = Effort(rounds=5, turn=0.03, limit=0.02, flops=2e10, samples=4096, steps=16)
+THOROUGH = Effort(rounds=5, turn=0.03, limit=0.02, flops=2e10, samples=2048, steps=16)
 QUICK = Effort(rounds=3, turn=0.005, limit=0.005, flops=5e8, samples=2048, steps=1)
 
 

@@ -53,7 +53,7 @@ def steps_of_turn(network: Network, batch: int, effort: Effort) -> int:
     """Enough for what is done once in a turn to be small, and no more, since a slow contestant
     takes them too."""
     wanted = max(effort.flops / network.flops(batch), effort.samples / batch, effort.steps)
-    return min(int(wanted), 4096)
+    return min(int(wanted), 2048)
 
 
 def _timers(
