@@ -1,10 +1,12 @@
 // mlp: many SGD steps of a whole multi-layer perceptron in one call. For each step, with the batch
 // x = inputs[order[n]], t = targets[order[n]] of the next B (the last step: B or fewer) samples,
 //
-//   h[0] = x,  z[l] = h[l-1] w[l]^T + b[l],  h[l] = f[l](z[l])       l = 1..L (contract/linear.h)
-//   C = cross_entropy(h[L], t)  or  mse(h[L], t), reduced by mean or sum (contract/cross_entropy.h,
-//   mse.h) dz[l] = dh[l] * f'[l],  dh[l-1] = dz[l] w[l]                     l = L..1 w[l], b[l] <-
-//   the rule of contract/sgd.h for dw[l] = dz[l]^T h[l-1], db[l] = sum_b dz[l]
+//   h[0] = x
+//   z[l] = h[l-1] w[l]^T + b[l],  h[l] = f[l](z[l])       for l = 1..L (contract/linear.h)
+//   C = cross_entropy(h[L], t) or mse(h[L], t)            by mean or sum (cross_entropy.h, mse.h)
+//   dz[l] = dh[l] * f'[l],  dh[l-1] = dz[l] w[l]          for l = L..1
+//   dw[l] = dz[l]^T h[l-1],  db[l] = sum_b dz[l]
+//   w[l], b[l] <- the rule of contract/sgd.h
 //
 // dw is never stored: the update is the epilogue of the product. h, dh, dw, db and the updated
 // parameters are rounded to `dtype`, where the layer-by-layer kernels round them.

@@ -189,7 +189,7 @@ class MlpRun {
     // above, if wide, left for everyone.
     if (l + 1 < args_.L && (!layer.wide || (l > 0 && state_.layers[l + 1].wide))) member.barrier();
     const Range panels = layer.wide ? layer.own(member) : Range{0, layer.panels};
-    // The rows of weights that are this part's to update, counted from `first_row` on.
+    // The rows of weights that are this part's to update, counted from met.begin on.
     const Range met = state_.inputs_met(l, member);
     const Range rows = layer.wide || layer.split ? Range{0, met.size()}
                        : l > 0                   ? state_.layers[l - 1].own_units(member)

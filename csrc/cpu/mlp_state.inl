@@ -88,8 +88,8 @@ struct MlpState {
   A* last_dz(const Part& part, int64_t B) const {
     return B <= kSmallBatch ? part.last_dz : layers[args.L - 1].s;
   }
-  // The inputs of layer l that a part computes with, in its forward product: the number 0 of all
-  // else it does in a split layer is the first of these.
+  // The inputs of layer l that a part meets in its forward product. In a split layer, rows and
+  // columns are counted from the first of them.
   Range inputs_met(int64_t l, const Member& member) const {
     return layers[l].split ? layers[l - 1].own_units(member) : Range{0, layers[l].I};
   }

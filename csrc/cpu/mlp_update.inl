@@ -25,13 +25,8 @@ class RowUpdate {
   // w, m: [panels][rows][P]; m null: no momentum. first: m holds nothing yet.
   RowUpdate(const SgdRule<A>& rule, bool first, A* w, A* m, int64_t rows)
       : rule_(rule), first_(first), w_(w), m_(m), rows_(rows) {
-    if (kPlain) {
-      // -(lr g) and (-lr) g are the same number.
-      if (rule.maximize) rule_.lr = -rule_.lr;
-      rule_.maximize = rule_.has_momentum = false;
-      rule_.weight_decay = A(0);
-      m_ = nullptr;
-    }
+    // -(lr g) and (-lr) g are the same number.
+    if (kPlain && rule.maximize) rule_.lr = -rule_.lr;
   }
 
   // For the gradient of row `row` of panel `p`.

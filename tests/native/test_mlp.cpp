@@ -241,13 +241,14 @@ void test_mlp() {
     const int64_t B = pick<int64_t>({1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 31, 32, 33});
     check<T>(any_case(sizes, B, pick<int64_t>({1, 2, 3}), Activation(trial % kActivations)));
   }
-  // Enough work that the layers are shared by threads.
-  for (int64_t B : {1, 2, 8, 9, 21})
-    for (Activation f : {Activation::relu, Activation::gelu}) {
-      MlpCase shared = any_case({150, 260, 130, 10}, B, 3, f);
-      shared.threads = 3;
-      check<T>(shared);
-    }
+  // Enough work that the layers are shared by threads: two gather apart, three together.
+  for (int threads : {2, 3})
+    for (int64_t B : {1, 2, 8, 9, 21})
+      for (Activation f : {Activation::relu, Activation::gelu}) {
+        MlpCase shared = any_case({150, 260, 130, 10}, B, 3, f);
+        shared.threads = threads;
+        check<T>(shared);
+      }
 }
 
 GDEXT_TEST_FOR_ALL_DTYPES(test_mlp)
