@@ -16,6 +16,22 @@ extern const KernelTable table;
 namespace avx512 {
 extern const KernelTable table;
 }
+namespace avx512bf16 {
+extern const Bf16Kernels kernels;
+// avx512's kernels, and for bfloat16 the own ones. Made here, where no code is compiled for more
+// than any processor has.
+const KernelTable table = [] {
+  KernelTable made = avx512::table;
+  made.isa = "avx512bf16";
+  made.linear = [](const LinearArgs& args) {
+    (args.dtype == DType::bf16 ? kernels.linear : avx512::table.linear)(args);
+  };
+  made.linear_backward = [](const LinearBackwardArgs& args) {
+    (args.dtype == DType::bf16 ? kernels.linear_backward : avx512::table.linear_backward)(args);
+  };
+  return made;
+}();
+}  // namespace avx512bf16
 #elif defined(__aarch64__)
 namespace neon {
 extern const KernelTable table;
@@ -32,10 +48,17 @@ struct Isa {
 // Best first.
 const auto& isas() {
 #if defined(__x86_64__)
-  static const std::array<Isa, 3> all = {{
-      {&avx512::table, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512vl")},
+  const bool avx512_present =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#if defined(GDEXT_BF16_SOFTWARE)
+  const bool pairs_present = true;
+#else
+  const bool pairs_present = __builtin_cpu_supports("avx512bf16");
+#endif
+  static const std::array<Isa, 4> all = {{
+      {&avx512bf16::table, avx512_present && pairs_present},
+      {&avx512::table, avx512_present},
       {&avx2::table, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                          __builtin_cpu_supports("f16c")},
       {&scalar::table, true},

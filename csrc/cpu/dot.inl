@@ -2,11 +2,26 @@
 // in x w^T: each element of C is summed in the lanes of a vector, and nothing needs packing. The
 // way of short batches, which read each weight once or a few times, and of narrow outputs.
 
+// A vector of factors from neighbours in k: `step` elements, or the first n of them and zeros.
+template <class A, class T>
+struct Factors {
+  static constexpr int64_t step = Vec<A>::width;
+  static auto load(const T* from) { return Vec<A>::widen(from); }
+  static auto load(const T* from, int64_t n) { return Vec<A>::widen(from, n); }
+};
+#if defined(GDEXT_BF16_PAIRS)
+template <>
+struct Factors<float, bfloat16> {
+  static constexpr int64_t step = 2 * Vec<float>::width;
+  static auto load(const bfloat16* from, int64_t n = step) { return load_pairs(from, n); }
+};
+#endif
+
 template <class A, class T>
 struct Dot {
-  using V = Vec<A>;
-  using Vector = typename V::type;
-  static constexpr int64_t W = V::width;
+  using Factor = Factors<A, T>;
+  using Vector = typename Vec<A>::type;
+  static constexpr int64_t W = Factor::step;
   // The lanes' sums are added to the total after so many elements each: for accuracy.
   static constexpr int64_t kBlock = 32 * W;
   static constexpr int64_t kTaskRows = 32, kTaskColumns = 64;
@@ -51,7 +66,7 @@ struct Dot {
     if (few) add_columns(kernels<2 * kDotColumns, kDotRows / 2>(), 2 * kDotColumns);
     add_columns(kernels<kDotColumns, kDotRows>(), kDotColumns);
     add_columns(kernels<1, kDotRows>(), 1);
-    for (int64_t i = 0; i < rows; ++i) product.store(m + i, n, columns, N, sums + i * kTaskColumns);
+    product.store(N, {m, n, rows, columns, sums, kTaskColumns});
   }
 
   // c[r * kTaskColumns + q] = sum_k a[r * lda + k] b[q * ldb + k]
@@ -78,15 +93,15 @@ struct Dot {
   template <int R, int Q, bool kWhole>
   GDEXT_INLINE static void add(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t depth,
                                Vector (&sum)[R][Q]) {
-    Vector column[Q];
+    decltype(Factor::load(b)) column[Q];
 #pragma GCC unroll 8
     for (int q = 0; q < Q; ++q)
-      column[q] = kWhole ? V::widen(b + q * ldb) : V::widen(b + q * ldb, depth);
+      column[q] = kWhole ? Factor::load(b + q * ldb) : Factor::load(b + q * ldb, depth);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vector row = kWhole ? V::widen(a + r * lda) : V::widen(a + r * lda, depth);
+      const auto row = kWhole ? Factor::load(a + r * lda) : Factor::load(a + r * lda, depth);
 #pragma GCC unroll 8
-      for (int q = 0; q < Q; ++q) sum[r][q] += row * column[q];
+      for (int q = 0; q < Q; ++q) multiply_add(sum[r][q], row, column[q]);
     }
   }
   // The kernels for Q columns and 1 to kMost rows.

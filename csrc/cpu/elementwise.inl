@@ -9,9 +9,9 @@ void activate_row(A* values, int64_t n) {
 }
 
 // dz[i] <- dy[i] f'(z[i]) from s; dz may be dy
-template <Activation F, class A, class T>
-void activation_backward_row(const T* dy, const T* s, A* dz, int64_t n) {
-  for_each_lanes<A>(0, n, [=](auto lanes) {
+template <Activation F, class T, class TZ>
+void activation_backward_row(const T* dy, const T* s, TZ* dz, int64_t n) {
+  for_each_lanes<acc_t<T>>(0, n, [=](auto lanes) {
     lanes.store(dz, activation_backward<F>(lanes.load(dy), lanes.load(s)));
   });
 }

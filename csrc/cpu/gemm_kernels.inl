@@ -1,15 +1,19 @@
 // The micro-kernels of gemm.inl: register tiles of every height, compiled each by itself and chosen
 // at run time.
 
-template <class A>
+template <class E>
 struct GemmKernels {
+  using A = sum_t<E>;
   using V = Vec<A>;
   static constexpr int W = V::width;
+  static_assert(Vec<E>::width == W);
+  // Elements between two calls for what comes next: a cache line's.
+  static constexpr int64_t kLine = std::max<int64_t>(64 / sizeof(E), W);
 
   // c (+)= a^T b, tile by tile along a row of C: `a` is a packed panel of R rows, b is read in rows
   // that lie b_step apart, Q vectors of each, and b_next further on for the next tile.
-  using Kernel = void (*)(int64_t tiles, int64_t depth, const A* a, const A* b, int64_t b_next,
-                          int64_t b_step, A* c, int64_t ldc, bool accumulate);
+  using Kernel = void (*)(int64_t tiles, int64_t depth, const E* a, const E* b, int64_t b_next,
+                          int64_t b_step, A* c, int64_t ldc, bool accumulate, Ahead* ahead);
 
   // How many vectors of b keep the registers busy where there are few rows.
   static constexpr int wide(int rows) {
@@ -28,25 +32,29 @@ struct GemmKernels {
 
  private:
   template <int R, int Q, bool kChunks>
-  static void kernel(int64_t tiles, int64_t depth, const A* a, const A* b, int64_t b_next,
-                     int64_t b_step, A* c, int64_t ldc, bool accumulate) {
+  static void kernel(int64_t tiles, int64_t depth, const E* a, const E* b, int64_t b_next,
+                     int64_t b_step, A* c, int64_t ldc, bool accumulate, Ahead* ahead) {
     for (; tiles > 0; --tiles, b += b_next, c += Q * W) {
-      MicroTile<A, R, Q> tile;
-      tile.clear();
-      if (tiles > 1) {  // the next one's place in C, which the stores would otherwise wait for
+      // The tile's place in C: the stores at its end would wait for it.
 #pragma GCC unroll 32
-        for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-          for (int q = 0; q < Q; ++q) __builtin_prefetch(c + r * ldc + (q + Q) * W, 1);
-        }
+        for (int q = 0; q < Q; ++q) __builtin_prefetch(c + r * ldc + q * W, 1);
       }
-      if constexpr (kChunks) {
-        for (int64_t k = 0; k < depth; k += W) {
-          if (Q == kMicroVectors && b_step != Q * W) prefetch<Q>(b, b_step, k + W, depth);
-          tile.multiply(std::min<int64_t>(W, depth - k), a + k * R, W, 1, b + k * b_step, b_step);
+      MicroTile<E, R, Q> tile;
+      tile.clear();
+      for (int64_t k0 = 0; k0 < depth; k0 += kLine) {
+        ahead[0].next();
+        ahead[1].next();
+        const int64_t end = std::min(depth, k0 + kLine);
+        if constexpr (kChunks) {
+          for (int64_t k = k0; k < end; k += W) {
+            if (Q == kMicroVectors && b_step != Q * W) prefetch<Q>(b, b_step, k + W, depth);
+            tile.multiply(std::min<int64_t>(W, end - k), a + k * R, W, 1, b + k * b_step, b_step);
+          }
+        } else {
+          tile.multiply(end - k0, a + k0 * R, 1, R, b + k0 * b_step, b_step);
         }
-      } else {
-        tile.multiply(depth, a, 1, R, b, b_step);
       }
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
@@ -61,7 +69,7 @@ struct GemmKernels {
 
   // Rows of b that are not packed lie too far apart for the processor to foresee.
   template <int Q>
-  static void prefetch(const A* b, int64_t b_step, int64_t begin, int64_t depth) {
+  static void prefetch(const E* b, int64_t b_step, int64_t begin, int64_t depth) {
     for (int64_t k = begin; k < std::min<int64_t>(begin + W, depth); ++k)
       for (int q = 0; q < Q; ++q) __builtin_prefetch(b + k * b_step + q * W);
   }

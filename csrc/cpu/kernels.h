@@ -52,6 +52,12 @@ struct KernelTable {
   void (*bandwidth)(const BandwidthArgs&);
 };
 
+// What an instruction set adds for bfloat16 alone.
+struct Bf16Kernels {
+  void (*linear)(const LinearArgs&);
+  void (*linear_backward)(const LinearBackwardArgs&);
+};
+
 // Names of the compiled instruction sets, best first, separated by commas.
 const char* compiled_isas();
 // The table in use: the best that this processor has, or the one that GDEXT_CPU_ISA names. Throws

@@ -1,5 +1,6 @@
 // The kernels for one instruction set: included by each isa_*.cpp, which has set the compiler's
-// target and defined GDEXT_ISA (its name) and GDEXT_VEC_BYTES (its vectors' size).
+// target and defined GDEXT_ISA (its name) and GDEXT_VEC_BYTES (its vectors' size). With
+// GDEXT_BF16_PAIRS, only those that multiply bfloat16: the rest is that of a lesser set.
 #define GDEXT_STRING_(x) #x
 #define GDEXT_STRING(x) GDEXT_STRING_(x)
 
@@ -16,10 +17,14 @@ namespace gdext::cpu::GDEXT_ISA {
 #include "cpu/transpose.inl"
 #include "cpu/micro.inl"
 #include "cpu/pack.inl"
+#if defined(GDEXT_BF16_PAIRS)
+#include "cpu/pack_pairs.inl"
+#endif
 #include "cpu/dot.inl"
 #include "cpu/gemm_kernels.inl"
 #include "cpu/gemm.inl"
 #include "cpu/linear.inl"
+#if !defined(GDEXT_BF16_PAIRS)
 #include "cpu/mse.inl"
 #include "cpu/cross_entropy.inl"
 #include "cpu/sgd.inl"
@@ -51,6 +56,7 @@ const KernelTable table = {
     fma_peak,
     bandwidth,
 };
+#endif
 // clang-format on
 
 }  // namespace gdext::cpu::GDEXT_ISA

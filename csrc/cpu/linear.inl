@@ -9,12 +9,30 @@ Operand<T> columns_of(const Matrix& m) {
   return {static_cast<const T*>(m.data), m.col_stride, m.row_stride};
 }
 
-// A product whose finished segments f(row, col, count, sums) takes; c as for Product.
+// C = sum_k A[m,k] B[n,k]: by pairs where both operands are bfloat16 and the instruction set has
+// products of pairs.
+template <class A, class TA, class TB>
+void multiply(int64_t M, int64_t N, int64_t K, const Operand<TA>& a, const Operand<TB>& b,
+              const Product<A>& product) {
+  if constexpr (std::is_same_v<TA, TB>) {
+    if (Dot<A, TA>::serves(M, N, K, a, b)) return Dot<A, TA>::run(M, N, K, a, b, product);
+  }
+#if defined(GDEXT_BF16_PAIRS)
+  if constexpr (std::is_same_v<TA, bfloat16> && std::is_same_v<TB, bfloat16>)
+    return Gemm<uint32_t>::run(M, N, (K + 1) / 2, PairOperand{a.data, a.stride, a.k_stride, K},
+                               PairOperand{b.data, b.stride, b.k_stride, K}, product);
+#endif
+  Gemm<A>::run(M, N, K, a, b, product);
+}
+
+// A product whose finished rows f(row, col, count, sums) takes; c as for Product.
 template <class A, class F>
 Product<A> finished_by(A* c, const F& f) {
   return {c,
-          [](const void* context, int64_t row, int64_t col, int64_t count, A* sums) {
-            (*static_cast<const F*>(context))(row, col, count, sums);
+          [](const void* context, const Finished<A>& part) {
+            const F& take = *static_cast<const F*>(context);
+            for (int64_t i = 0; i < part.rows; ++i)
+              take(part.m + i, part.n, part.columns, part.sums + i * part.stride);
           },
           &f};
 }
@@ -26,16 +44,10 @@ void linear_as(const LinearArgs& args) {
   const T* bias = static_cast<const T*>(args.b);
   T *y = static_cast<T*>(args.y), *z = static_cast<T*>(args.z);
   const auto x = rows_of<T>(args.x), w = rows_of<T>(args.w);
-  const auto multiply = [&](const Product<A>& product) {
-    if (Dot<A, T>::serves(args.B, args.O, args.I, x, w))
-      Dot<A, T>::run(args.B, args.O, args.I, x, w, product);
-    else
-      Gemm<A>::run(args.B, args.O, args.I, x, w, product);
-  };
   A* sums_in_y = nullptr;
   if constexpr (std::is_same_v<T, A>) {
     if (!bias && !z && args.activation == Activation::identity)
-      return multiply({y, nullptr, nullptr});
+      return multiply<A>(args.B, args.O, args.I, x, w, {y, nullptr, nullptr});
     sums_in_y = y;
   }
   with_activation(args.activation, [&](auto activation) {
@@ -48,7 +60,7 @@ void linear_as(const LinearArgs& args) {
         lanes.store(y + at, activate<activation.value>(sum));
       });
     };
-    multiply(finished_by(sums_in_y, finish));
+    multiply<A>(args.B, args.O, args.I, x, w, finished_by(sums_in_y, finish));
   });
 }
 
@@ -66,12 +78,11 @@ const T* contiguous_row(const Operand<T>& m, int64_t row, int64_t first, int64_t
 }
 
 // dz = dy * f'(s)
-template <class T>
+template <class T, class TZ>
 void make_dz(const LinearBackwardArgs& args) {
-  using A = acc_t<T>;
   constexpr int64_t kRun = 256;
   const auto dy = rows_of<T>(args.dy), s = rows_of<T>(args.s);
-  A* dz = static_cast<A*>(args.dz);
+  TZ* dz = static_cast<TZ*>(args.dz);
   int64_t rows = args.B, columns = args.O;
   const auto contiguous = [&](const Operand<T>& m) {
     return m.k_stride == 1 && m.stride == columns;
@@ -122,13 +133,13 @@ template <class T, class TA, class TB>
 void gemm_to(T* c, int64_t M, int64_t N, int64_t K, const Operand<TA>& a, const Operand<TB>& b) {
   using A = acc_t<T>;
   if constexpr (std::is_same_v<T, A>) {
-    Gemm<A>::run(M, N, K, a, b, {c, nullptr, nullptr});
+    multiply<A>(M, N, K, a, b, {c, nullptr, nullptr});
   } else {
     const auto finish = [&](int64_t row, int64_t col, int64_t count, A* sums) {
       for_each_lanes<A>(0, count,
                         [&](auto lanes) { lanes.store(c + row * N + col, lanes.load(sums)); });
     };
-    Gemm<A>::run(M, N, K, a, b, finished_by<A>(nullptr, finish));
+    multiply<A>(M, N, K, a, b, finished_by<A>(nullptr, finish));
   }
 }
 
@@ -147,16 +158,23 @@ void multiply_dz(const LinearBackwardArgs& args, const Matrix& dz) {
   if (args.db) sum_rows(args.B, args.O, rows_of<TZ>(dz), static_cast<T*>(args.db));
 }
 
+template <class T>
+void linear_backward_as(const LinearBackwardArgs& args) {
+  using A = acc_t<T>;
+  if (args.activation == Activation::identity) return multiply_dz<T, T>(args, args.dy);
+#if defined(GDEXT_BF16_PAIRS)
+  // dz is dy or 0: rounds to itself, and can be multiplied by pairs.
+  if (std::is_same_v<T, bfloat16> && args.activation == Activation::relu) {
+    make_dz<T, T>(args);
+    return multiply_dz<T, T>(args, {args.dz, args.O, 1});
+  }
+#endif
+  make_dz<T, A>(args);
+  multiply_dz<T, A>(args, {args.dz, args.O, 1});
+}
+
 inline void linear_backward(const LinearBackwardArgs& args) {
-  for_dtype(args.dtype, [&](auto element) {
-    using T = decltype(element);
-    if (args.activation == Activation::identity) {
-      multiply_dz<T, T>(args, args.dy);
-    } else {
-      make_dz<T>(args);
-      multiply_dz<T, acc_t<T>>(args, {args.dz, args.O, 1});
-    }
-  });
+  for_dtype(args.dtype, [&](auto element) { linear_backward_as<decltype(element)>(args); });
 }
 
 inline void activation_double_backward(const ActivationDoubleBackwardArgs& args) {

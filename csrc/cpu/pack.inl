@@ -4,26 +4,75 @@
 // Element (i, k) of an operand; i is a row of A or a column of B, k what is summed over.
 template <class T>
 struct Operand {
+  static constexpr int64_t step = 1;  // elements in a step of k
+  using type = T;
   const T* data;
   int64_t stride, k_stride;
 
   const T* at(int64_t i, int64_t k) const { return data + i * stride + k * k_stride; }
 };
 
+// Elements [n, n + columns) of rows [m, m + rows) of a product: element (m + i, n + j) is
+// sums[i * stride + j].
+template <class A>
+struct Finished {
+  int64_t m, n, rows, columns;
+  A* sums;
+  int64_t stride;
+};
+
 // Where a product goes: the matrix c, row after row, and what is to be done with each finished
-// segment [n, n + count) of row m, if anything; c may be null where `finish` keeps the results.
+// part of it, if anything; c may be null where `finish` keeps the results.
 template <class A>
 struct Product {
   A* c;
-  void (*finish)(const void* context, int64_t m, int64_t n, int64_t count, A* sums);
+  void (*finish)(const void* context, const Finished<A>& part);
   const void* context;
 
-  void store(int64_t m, int64_t n, int64_t count, int64_t N, A* sums) const {
-    if (finish)
-      finish(context, m, n, count, sums);
-    else
-      std::memcpy(c + m * N + n, sums, count * sizeof(A));
+  void store(int64_t N, const Finished<A>& part) const {
+    if (finish) return finish(context, part);
+    for (int64_t i = 0; i < part.rows; ++i)
+      std::memcpy(c + (part.m + i) * N + part.n, part.sums + i * part.stride,
+                  part.columns * sizeof(A));
   }
+};
+
+// Lines of an operand on their way into the second-level cache, a few at a time: many at once
+// would hold up the loads of the products that run meanwhile.
+class Ahead {
+ public:
+  Ahead() = default;
+  // Rows or columns [i, i + count) of `from`, k in [k, k + depth); so many lines at each next()
+  // that all have been called for after `calls` of them.
+  template <class Operand>
+  Ahead(const Operand& from, int64_t i, int64_t count, int64_t k, int64_t depth, int64_t calls) {
+    if (count <= 0 || depth <= 0 || (from.k_stride != 1 && from.stride != 1)) return;
+    constexpr int64_t kSize = sizeof(typename Operand::type);
+    const bool along_k = from.k_stride == 1;
+    depth *= Operand::step;
+    const int64_t length = (along_k ? depth : count) * kSize;
+    row_ = reinterpret_cast<const char*>(from.at(i, k));
+    row_step_ = (along_k ? from.stride : from.k_stride) * kSize;
+    lines_ = (reinterpret_cast<uintptr_t>(row_) % kLine + length + kLine - 1) / kLine;
+    left_ = lines_ * (along_k ? count : depth);
+    at_once_ = (left_ + calls - 1) / calls;
+  }
+
+  GDEXT_INLINE void next() {
+    for (int64_t n = std::min(at_once_, left_); n > 0; --n) {
+      __builtin_prefetch(row_ + line_ * kLine, 0, 2);
+      --left_;
+      if (++line_ == lines_) {
+        line_ = 0;
+        row_ += row_step_;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* row_ = nullptr;
+  int64_t row_step_ = 0, lines_ = 0, line_ = 0, left_ = 0, at_once_ = 0;
 };
 
 // Below this many multiplications per thread, starting a thread costs more than it saves.
@@ -75,20 +124,6 @@ struct Pack {
     } else {
       for (int64_t k = 0; k < depth; ++k)
         for (int r = 0; r < R; ++r) *to++ = static_cast<A>(*from.at(i0 + r, k0 + k));
-    }
-  }
-
-  // Calls elements (i, k) of `count` rows or columns, k in [begin, end), into the caches.
-  template <class T>
-  static void prefetch(const Operand<T>& from, int64_t i0, int64_t count, int64_t begin,
-                       int64_t end) {
-    constexpr int64_t kLine = 64 / sizeof(T);
-    if (from.stride == 1) {
-      for (int64_t k = begin; k < end; ++k)
-        for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from.at(i0 + i, k), 0, 2);
-    } else if (from.k_stride == 1) {
-      for (int64_t i = 0; i < count; ++i)
-        for (int64_t k = begin; k < end; k += kLine) __builtin_prefetch(from.at(i0 + i, k), 0, 2);
     }
   }
 

@@ -125,3 +125,40 @@ constexpr int kMicroRows = 12, kMicroVectors = 2, kDotRows = 6, kDotColumns = 4;
 constexpr int kMicroRows = GDEXT_VEC_BYTES == 32 ? 6 : 4, kMicroVectors = 2;
 constexpr int kDotRows = 2, kDotColumns = 4;
 #endif
+
+// What a product of two T's is summed in, one vector of sums for a vector of products. uint32_t
+// stands for a pair of bfloat16, the first in the lower half: two products of a sum at once.
+template <class T>
+using sum_t = std::conditional_t<std::is_same_v<T, uint32_t>, float, T>;
+
+// sum += a b
+template <class V>
+inline void multiply_add(V& sum, V a, V b) {
+  sum += a * b;
+}
+#if defined(GDEXT_BF16_PAIRS)
+// sum += a0 b0 + a1 b1, the products exact. The instruction takes subnormal numbers for zero.
+inline void multiply_add(Vec<float>::type& sum, Vec<uint32_t>::type a, Vec<uint32_t>::type b) {
+#if defined(GDEXT_BF16_SOFTWARE)  // for tests, on processors that do not have it
+  using Floats = Vec<float>::type;
+  sum += reinterpret_cast<Floats>(a & 0xffff0000u) * reinterpret_cast<Floats>(b & 0xffff0000u);
+  sum += reinterpret_cast<Floats>(a << 16) * reinterpret_cast<Floats>(b << 16);
+#else
+  sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+#endif
+}
+// Pairs from the first n of 32 elements that lie side by side, the rest zero; from the first n of
+// 16 elements `low` and as many `high`, which may be null for zeros.
+inline Vec<uint32_t>::type load_pairs(const bfloat16* from, int64_t n) {
+  const uint32_t mask = n >= 32 ? ~0u : (1u << n) - 1;
+  return reinterpret_cast<Vec<uint32_t>::type>(_mm512_maskz_loadu_epi16(mask, from));
+}
+inline Vec<uint32_t>::type zip_pairs(const bfloat16* low, const bfloat16* high, int64_t n) {
+  const __mmask16 mask = n >= 16 ? 0xffff : (1u << n) - 1;
+  const auto widened = [mask](const bfloat16* from) {
+    return reinterpret_cast<Vec<uint32_t>::type>(
+        _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)));
+  };
+  return high ? widened(low) | widened(high) << 16 : widened(low);
+}
+#endif

