@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ _SECONDS = 0.1
 
 _BYTE_SCALE, _BYTE_SHIFT = 1 / 255, 0.0
 
-_mlp = torch.ops.gdext.mlp_.default
+_mlp = torch.ops.gdext.mlp_.default._op  # not its wrapper, which is Python: see _in_one_go
 
 
 class FusedTrainer:
@@ -189,46 +191,44 @@ class FusedTrainer:
         weight = None if loss.weight is None else loss.weight.contiguous()
         losses = torch.empty(steps if steps > 1 else (), dtype=torch.float64)
         done = torch.zeros((), dtype=torch.int64)
-        written = [*network.params, *update.buffers]
+        mlp = partial(
+            _mlp,
+            network.params,
+            update.buffers,
+            update.first,
+            network.biases,
+            network.activations,
+            update.groups,
+            update.options,
+            inputs,
+            targets,
+            batch_size=batch_size,
+            lr=rates,
+            input_scale=input_scale,
+            input_shift=input_shift,
+            loss=loss.kind,
+            reduction=loss.reduction,
+            class_weight=weight,
+            ignore_index=loss.ignore_index,
+            label_smoothing=loss.label_smoothing,
+            losses=losses,
+            done=done,
+            seconds=_SECONDS,
+        )
+        note_state = partial(self.optimizer.state.update, update.state)
+        # The kernel writes where autograd cannot see it.
+        note_writes = partial(torch._C._increment_version, [*network.params, *update.buffers])
         workspace = self._workspaces.pop() if self._workspaces else _memory(0)
         before: Tensor | None = None
         try:
             if generator is not None:
                 before = generator.get_state()
                 order = torch.randperm(count, generator=generator)
+            if update.state:  # ask first: a call that took no step must not note new buffers
+                workspace = _memory(mlp(order=order, workspace=_memory(0)))
             while done.item() < steps:
-                try:
-                    wanted = _mlp(
-                        network.params,
-                        update.buffers,
-                        update.first,
-                        network.biases,
-                        network.activations,
-                        update.groups,
-                        update.options,
-                        inputs,
-                        targets,
-                        order,
-                        batch_size,
-                        rates,
-                        input_scale=input_scale,
-                        input_shift=input_shift,
-                        loss=loss.kind,
-                        reduction=loss.reduction,
-                        class_weight=weight,
-                        ignore_index=loss.ignore_index,
-                        label_smoothing=loss.label_smoothing,
-                        workspace=workspace,
-                        losses=losses,
-                        done=done,
-                        seconds=_SECONDS,
-                    )
-                finally:
-                    # Also where a signal handler has raised, which it may as soon as the kernel has
-                    # returned: hence `done`, and hence one change of the state, not several.
-                    if done.item():
-                        self.optimizer.state.update(update.state)
-                        torch.autograd.graph.increment_version(written)
+                take_steps = partial(mlp, order=order, workspace=workspace)
+                wanted, *_ = _in_one_go(take_steps, note_state, note_writes)
                 if wanted > workspace.numel():
                     workspace = _memory(wanted)
         except BaseException:
@@ -254,6 +254,15 @@ class FusedTrainer:
             network.check_parameters()
             found = self._found = key, update.check_memory(network)
         return network, update, found[1]
+
+
+def _in_one_go(*calls: partial[Any]) -> list[Any]:
+    """The results of these calls of C functions.
+
+    Python runs signal handlers between instructions of its own, of which there are none from the
+    first call to the last: a handler that raises does so before all of them or after all.
+    """
+    return list(map(partial.__call__, calls))
 
 
 def _memory(size: int) -> Tensor:

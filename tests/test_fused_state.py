@@ -295,6 +295,42 @@ def test_an_exception_from_a_signal_handler_leaves_whole_steps(momentum):
     assert len(same.states()[0]) == len(want)
 
 
+def test_no_exception_parts_the_steps_from_their_new_momenta():
+    """Signal handlers run where a call of C code returns: one raises at each of those in turn."""
+    x, y = data(SIZES, 24, "cross_entropy")
+
+    def run(pair, last):
+        """Raises at the return numbered `last`."""
+        returns = 0
+
+        def interrupt(frame, event, argument):
+            nonlocal returns
+            if event == "c_return" and frame.f_code.co_filename == gdext.fused.__file__:
+                returns += 1
+                if returns > last:
+                    raise Interrupted
+
+        sys.setprofile(interrupt)
+        try:
+            pair.trainer.run(x, y, 8)
+        finally:
+            sys.setprofile(None)
+
+    moved, last, interrupted = set(), 0, True
+    while interrupted:
+        pair = Pair(mlp(*SIZES), nn.CrossEntropyLoss(), OPTIONS)
+        try:
+            run(pair, last)
+            interrupted = False
+        except Interrupted:
+            last += 1
+        mine, theirs = pair.states()
+        has_moved = not all(torch.equal(mine[name], theirs[name]) for name in theirs)
+        assert len(mine) == len(theirs) * (2 if has_moved else 1), last
+        moved.add(has_moved)
+    assert last > 10 and moved == {False, True}
+
+
 SCRIPT = """
 import sys, torch, gdext
 torch.set_num_threads({threads})

@@ -30,7 +30,7 @@ def driver(request, tmp_path_factory) -> Path:
     return build(request.param, CSRC, NATIVE, tmp_path_factory.mktemp("team"))
 
 
-@pytest.mark.parametrize("what", ["order", "callers", "fork", "exit"])
+@pytest.mark.parametrize("what", ["order", "callers", "crews", "fork", "exit"])
 def test_team(driver, what):
     done = run(driver, what, env=ENV)
     printed = re.fullmatch(rf"team, {what}: (\d+) checks, 0 failures\n", done.stdout)

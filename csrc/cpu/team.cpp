@@ -93,17 +93,18 @@ constexpr std::chrono::milliseconds kBetweenMoves(400);
 
 // Which processor a thread runs on; where the system does not tell, there is but kUnknown.
 constexpr int kUnknown = -1;
-using Processors = std::vector<std::atomic<int>>;  // of each member of a team, as last seen
+using Processors = std::vector<std::atomic<int>>;  // of each member of a crew, as last seen
 
 #if defined(__linux__)
 int current_processor() { return sched_getcpu(); }
 
-// Moves the calling thread, member `index`, to a processor that no other member has.
-void move_away(const Processors& processors, int index) {
+// Moves the calling thread, member `index` of a team of `size`, to a processor that no other member
+// has.
+void move_away(const Processors& processors, int index, int size) {
   cpu_set_t allowed;
   if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
   cpu_set_t others = allowed;
-  for (int i = 0; i < static_cast<int>(processors.size()); ++i)
+  for (int i = 0; i < size; ++i)
     if (i != index) CPU_CLR(processors[i].load(std::memory_order_relaxed), &others);
   if (CPU_COUNT(&others) == 0) return;
   sched_setaffinity(0, sizeof(others), &others);
@@ -111,37 +112,48 @@ void move_away(const Processors& processors, int index) {
 }
 #else
 int current_processor() { return kUnknown; }
-void move_away(const Processors&, int) {}
+void move_away(const Processors&, int, int) {}
 #endif
 
 }  // namespace
 
-// The threads that one caller has at a time, and the barrier they share.
+// The threads that one caller has at a time, and the barrier they share: enough of them for teams
+// of up to `capacity` members.
 class Crew {
  public:
-  explicit Crew(int size) : size(size), processors_(size), next_move_(size), calls_(size) {
+  explicit Crew(int capacity)
+      : capacity(capacity), processors_(capacity), next_move_(capacity), calls_(capacity) {
     for (auto& processor : processors_) processor.store(kUnknown);
   }
 
-  const int size;
+  const int capacity;
 
-  // Starts the threads that are missing.
-  void start() {
+  // Starts the threads that a team of `size` needs and that are missing.
+  void start(int size) {
     for (; started_ < size; ++started_) start_thread(started_);
   }
 
-  void run(void (*body)(const void*, Member&), const void* context) {
+  void run(int size, void (*body)(const void*, Member&), const void* context) {
+    size_ = size;
     body_ = body;
     context_ = context;
     for (int i = 1; i < size; ++i) calls_[i].advance();
     take_part(0);
   }
 
-  void meet(int index) {
+  // Ends the threads, the last of which frees the crew.
+  void dismiss() {
+    body_ = nullptr;
+    staying_.store(started_);
+    for (int i = 1; i < started_; ++i) calls_[i].advance();
+    leave();
+  }
+
+  void meet(int index, int size) {
     const uint32_t meeting = meetings_.now();
     note_processor(index);
     if (arrived_.fetch_add(1) + 1 < size) {
-      wait(meetings_, meeting, index);
+      wait(meetings_, meeting, index, size);
       return;
     }
     arrived_.store(0, std::memory_order_relaxed);
@@ -151,14 +163,15 @@ class Crew {
   Crew* next_idle = nullptr;
 
  private:
-  void wait(Epoch& epoch, uint32_t old, int index) {
+  void wait(Epoch& epoch, uint32_t old, int index, int size) {
     const auto begin = Clock::now();
-    if (index > 0 && !alone_on_processor(index) && begin > next_move_[index]) {
+    if (index > 0 && !alone_on_processor(index, size) && begin > next_move_[index]) {
       next_move_[index] = begin + kBetweenMoves;
-      move_away(processors_, index);
+      move_away(processors_, index, size);
       note_processor(index);
     }
-    for (auto now = begin; now < begin + kSpin && alone_on_processor(index); now = Clock::now())
+    for (auto now = begin; now < begin + kSpin && alone_on_processor(index, size);
+         now = Clock::now())
       for (int i = 0; i < kPausesBetweenLooksAtTheClock; ++i) {
         if (epoch.now() != old) return;
         pause_briefly();
@@ -172,9 +185,9 @@ class Crew {
       processors_[index].store(processor, std::memory_order_relaxed);
   }
 
-  // Whether no other member was last seen on this one's processor: that one could not go on while
-  // this one spins. So it is once another process has taken a processor.
-  bool alone_on_processor(int index) const {
+  // Whether no other member of the team was last seen on this one's processor: that one could not
+  // go on while this one spins. So it is once another process has taken a processor.
+  bool alone_on_processor(int index, int size) const {
     const int processor = processors_[index].load(std::memory_order_relaxed);
     if (processor == kUnknown) return true;
     for (int i = 0; i < size; ++i)
@@ -182,10 +195,16 @@ class Crew {
     return true;
   }
 
-  void take_part(int index) {
-    Member member(index, size, this);
+  // Returns the size of the team.
+  int take_part(int index) {
+    Member member(index, size_, this);
     body_(context_, member);
-    meet(index);
+    meet(index, member.size);
+    return member.size;
+  }
+
+  void leave() {
+    if (staying_.fetch_sub(1) == 1) delete this;
   }
 
   void start_thread(int index) {
@@ -197,9 +216,11 @@ class Crew {
     pthread_sigmask(SIG_SETMASK, &blocked, &before);
     try {
       std::thread([this, index] {
+        int size = index + 1;  // of the team that this thread was in last
         for (uint32_t call = 0;; ++call) {
-          wait(calls_[index], call, index);
-          take_part(index);
+          wait(calls_[index], call, index, size);
+          if (!body_) return leave();
+          size = take_part(index);
         }
       }).detach();
     } catch (...) {
@@ -210,19 +231,21 @@ class Crew {
   }
 
   int started_ = 1;  // the caller
+  int size_ = 0;     // of the team at work; this and the next two are written while there is none
   void (*body_)(const void*, Member&) = nullptr;
   const void* context_ = nullptr;
-  Processors processors_;                     // [size]
-  std::vector<Clock::time_point> next_move_;  // [size] of each member, at the earliest
-  std::vector<Epoch> calls_;                  // [size] of each member; the caller's is not used
+  Processors processors_;                     // [capacity]
+  std::vector<Clock::time_point> next_move_;  // [capacity] of each member, at the earliest
+  std::vector<Epoch> calls_;                  // [capacity] of each member; the caller's is not used
   alignas(64) std::atomic<int> arrived_{0};
   Epoch meetings_;
+  std::atomic<int> staying_{0};  // once the crew is dismissed: the threads that have yet to leave
 };
 
 namespace {
 
-// Crews that no caller has. They are never freed: their threads wait until the process ends, and
-// may still be at work then (a daemon thread's).
+// Crews that no caller has. They and this list outlive main, since a caller may still be at work
+// when the process ends (a daemon thread).
 class IdleCrews {
  public:
   IdleCrews() {
@@ -239,14 +262,22 @@ class IdleCrews {
     return *crews;
   }
 
+  // The smallest crew that is large enough. Where all are too small, a new one takes the place of
+  // the largest: so there are never more crews than there have been callers at a time.
   Crew* take(int size) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    for (Crew** link = &first_; *link; link = &(*link)->next_idle)
-      if ((*link)->size == size) {
-        Crew* crew = *link;
-        *link = crew->next_idle;
-        return crew;
+    Crew* crew = nullptr;
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      Crew** best = nullptr;
+      for (Crew** link = &first_; *link; link = &(*link)->next_idle)
+        if (!best || fits_better((*link)->capacity, (*best)->capacity, size)) best = link;
+      if (best) {
+        crew = *best;
+        *best = crew->next_idle;
       }
+    }
+    if (crew && crew->capacity >= size) return crew;
+    if (crew) crew->dismiss();
     return new Crew(size);
   }
 
@@ -257,13 +288,18 @@ class IdleCrews {
   }
 
  private:
+  static bool fits_better(int capacity, int other, int size) {
+    if (other < size) return capacity > other;
+    return capacity >= size && capacity < other;
+  }
+
   std::mutex mutex_;
   Crew* first_ = nullptr;
 };
 
 }  // namespace
 
-void Member::meet() { crew_->meet(index); }
+void Member::meet() { crew_->meet(index, size); }
 
 void run_team_raw(int size, void (*body)(const void*, Member&), const void* context) {
   if (size == 1) {
@@ -276,8 +312,8 @@ void run_team_raw(int size, void (*body)(const void*, Member&), const void* cont
     explicit Lease(int size) : crew(IdleCrews::idle().take(size)) {}
     ~Lease() { IdleCrews::idle().put(crew); }
   } lease(size);
-  lease.crew->start();
-  lease.crew->run(body, context);
+  lease.crew->start(size);
+  lease.crew->run(size, body, context);
 }
 
 }  // namespace gdext::cpu

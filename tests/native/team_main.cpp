@@ -1,4 +1,4 @@
-// usage: team order|callers|fork|exit     checks csrc/cpu/team.h
+// usage: team order|callers|crews|fork|exit     checks csrc/cpu/team.h
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <thread>
 #include <vector>
@@ -65,6 +66,41 @@ void callers() {
   });
 }
 
+int threads() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return static_cast<int>(std::distance(begin(tasks), end(tasks)));
+}
+
+// Waits for threads that are on their way out; false if there are still other than `wanted`.
+bool are_threads(int wanted) {
+  for (int patience = 0; threads() != wanted && patience < 1000; ++patience)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  return threads() == wanted;
+}
+
+// One caller has one crew, whatever its sizes: larger ones take the place of smaller ones, and
+// smaller teams are a part of them. Two callers at a time have two, of which the next one takes the
+// smallest that is large enough.
+void crews() {
+  meet_often(2, 20);
+  const int others = threads() - 1;  // the caller, and one that ThreadSanitizer has started by now
+  for (int size : {2, 3, 5, 8, 2, 7, 3, 8, 4}) meet_often(size, 20);
+  check(are_threads(others + 7), "threads of one caller", 8);
+  run_team(6, [](Member& member) {
+    if (member.index == 0) meet_often(3, 20);
+  });
+  check(are_threads(others + 7 + 2), "threads of a team in a team", 3);
+  for (int size : {2, 3, 8, 2}) meet_often(size, 20);
+  run_team(2, [](Member& member) {  // in the crew of 3, so that the one of 8 is free
+    if (member.index == 0) meet_often(8, 20);
+  });
+  check(are_threads(others + 7 + 2), "threads of two callers", 8);
+  run_team(8, [](Member& member) {
+    if (member.index == 0) meet_often(4, 20);
+  });
+  check(are_threads(others + 7 + 3), "threads of a larger crew in the place of a smaller", 4);
+}
+
 // The parent's threads do not exist in a child; the child of a child too has its own.
 void fork_and_check(int generations) {
   meet_often(3, 20);
@@ -105,12 +141,14 @@ int main(int argc, char** argv) {
     order();
   else if (what == "callers")
     callers();
+  else if (what == "crews")
+    crews();
   else if (what == "fork")
     fork_and_check(2);
   else if (what == "exit")
     exit_while_working();
   else
-    return fprintf(stderr, "usage: %s order|callers|fork|exit\n", argv[0]), 2;
+    return fprintf(stderr, "usage: %s order|callers|crews|fork|exit\n", argv[0]), 2;
   printf("team, %s: %ld checks, %ld failures\n", what.c_str(), checked.load(), failures.load());
   return failures != 0;
 }
