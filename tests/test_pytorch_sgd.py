@@ -1,6 +1,7 @@
 """gdext.optim.SGD on the inputs that PyTorch tests its own SGD with, beside torch.optim.SGD."""
 
 import copy
+import functools
 import re
 import warnings
 
@@ -37,8 +38,12 @@ def applicable_options(device, dtype):
 def test_inputs(device, dtype):
     """Parameters and momentum buffers of each step, by compare.assert_as_accurate."""
     for options in applicable_options(device, dtype):
-        params = make_params(device, dtype)
-        assert_steps_as_accurate(gdext.optim.SGD, params, {"lr": 1e-3, **options}, steps=4)
+        params, make, options = make_params(device, dtype), gdext.optim.SGD, {"lr": 1e-3, **options}
+        if options.get("fused") and dtype == torch.float16 and device == "cpu":
+            # PyTorch 2.13's fused SGD leaves numbers in the momentum buffer that are off by up to
+            # infinity there: its unfused one is the peer.
+            make = functools.partial(make, fused=options.pop("fused"))
+        assert_steps_as_accurate(make, params, options, steps=4)
 
 
 def test_trajectories(device):
