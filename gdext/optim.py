@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import operator
@@ -33,7 +34,8 @@ class SGD(torch.optim.SGD):
     A state_dict goes both ways with torch.optim.SGD, at any step. ``lr`` may be a tensor of one
     element; on a GPU it is read there, without waiting for it. ``foreach`` and ``fused``, which
     choose between torch's implementations, are accepted and change nothing: there is one here.
-    Complex parameters are updated as pairs of real ones.
+    Complex parameters are updated as pairs of real ones. Parameters that are moved to another dtype
+    (``model.double()``) keep their momentum buffers in the old one, as in torch.
 
     ``torch.amp.GradScaler`` may leave the unscaling to the update (the gradients are then stored
     back unscaled, as by torch's fused SGD). A step that finds infinities changes nothing, not even
@@ -46,7 +48,7 @@ class SGD(torch.optim.SGD):
             every step (schedulers change them), where a negative lr is let pass; but a tensor lr
             on a GPU only for its shape.
         RuntimeError: ``differentiable=True``; a gradient that is sparse or not of its parameter's
-            shape, dtype and device; parameters of one group that share memory.
+            shape and device; parameters of one group that share memory.
 
     All checks come before the first change: after an error parameters and state are as they were.
 
@@ -170,8 +172,10 @@ class _Update:
         if self.is_first:
             first = [buffer is None for buffer in buffers]
             buffers = [
-                torch.empty_like(p, memory_format=torch.preserve_format) if b is None else b
-                for p, b in zip(params, buffers, strict=True)
+                torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format)
+                if b is None
+                else b
+                for p, g, b in zip(params, self.grads, buffers, strict=True)
             ]
         if grad_scale is None and found_inf is None:
             self._call(buffers, first)
@@ -199,18 +203,18 @@ class _Update:
                 options[name] = True
         try:
             _sgd(self.params, self.grads, buffers, first, lr, **options)
-        except (RuntimeError, ValueError) as error:
-            if self._resolve_lazy_gradients():
-                self._call(buffers, first, **options)
-            elif "check_only" in options:  # there are several groups
-                raise type(error)(f"param_groups[{self.index}]: {error}") from None
-            else:
-                raise
+        except (RuntimeError, ValueError):  # what the op does not take, and what is wrong
+            self._resolve_lazy_gradients()
+            try:
+                _sgd_of_mixed_dtypes(self.params, self.grads, buffers, first, lr, **options)
+            except (RuntimeError, ValueError) as error:
+                if "check_only" in options:  # there are several groups
+                    error = type(error)(f"param_groups[{self.index}]: {error}")
+                raise error from None
 
-    def _resolve_lazy_gradients(self) -> bool:
+    def _resolve_lazy_gradients(self) -> None:
         """Conjugate and negative views show other numbers than their memory holds, and PyTorch
-        hands them to no op that writes to a list. Returns whether there were any."""
-        found = False
+        hands them to no op that writes to a list."""
         for position, p in enumerate(self.group["params"]):
             g = p.grad
             if g is None:
@@ -222,9 +226,42 @@ class _Update:
                 ) from None
             if g.is_conj() or g.is_neg():
                 p.grad = g.resolve_conj().resolve_neg()
-                found = True
         self.grads = [g for p in self.params if (g := p.grad) is not None]
-        return found
+
+
+def _sgd_of_mixed_dtypes(
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor],
+    first: list[bool],
+    lr: float,
+    **options: Any,
+) -> None:
+    """The op where a parameter, its gradient and its momentum buffer may differ in dtype: after
+    ``model.double()``, which leaves the buffers as they are, or where ``grad_dtype`` was set.
+
+    As in torch.optim.SGD, the arithmetic is in the dtype that all three promote to, and each of
+    them stays in its own.
+    """
+    lists = [list(params), list(grads), list(buffers)]
+    given = [tensors for tensors in lists if tensors]
+    for i, triple in enumerate(zip(*given, strict=True)):
+        dtypes = {t.dtype for t in triple}
+        if len(dtypes) > 1 and all(d.is_floating_point for d in dtypes):
+            wide = functools.reduce(torch.promote_types, dtypes)
+            for tensors, t in zip(given, triple, strict=True):
+                tensors[i] = t.to(wide)
+    copied = any(u is not t for t, u in zip(params, lists[0], strict=True))
+    if copied and not options.get("check_only"):  # the copies would hide what is wrong with params
+        like_params = params if buffers else []
+        _sgd(params, params, like_params, [], lr, **{**options, "check_only": True})
+    _sgd(*lists, first, lr, **options)
+    if options.get("check_only"):
+        return
+    for originals, tensors in zip((params, grads, buffers), lists, strict=True):
+        for t, u in zip(originals, tensors, strict=True):
+            if u is not t:
+                t.copy_(u)
 
 
 def _entries(state: dict[Tensor, Any], params: list[Tensor]) -> Iterable[Any]:

@@ -5,32 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from compare import assert_as_accurate, assert_close, to_numpy
-from inputs import DTYPES, leaf
+from compare import assert_close, to_numpy
+from inputs import DTYPES
+from judge import LIMITS, activate, assert_activation, derivatives
 from reference import ACTIVATION, ACTIVATIONS, KINKED, SAVES_Z
 from test_reference import TORCH
 
-from gdext.functional import linear
-
 ACTIVATION_NAMES = pytest.mark.parametrize("activation", ACTIVATIONS)
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-
-
-def apply(z, activation):
-    """f(z) for z [n] by gdext."""
-    one = torch.ones(1, 1, dtype=z.dtype, device=z.device)
-    return linear(z[:, None], one, activation=activation)[:, 0]
-
-
-def derivatives(f, z):
-    """f(z), f'(z), f''(z)."""
-    z = leaf(z)
-    y = f(z)
-    (first,) = torch.autograd.grad(y.sum(), z, create_graph=True)
-    if not first.requires_grad:
-        return y.detach(), first.detach(), torch.zeros_like(z)
-    (second,) = torch.autograd.grad(first.sum(), z, allow_unused=True)
-    return y.detach(), first.detach(), torch.zeros_like(z) if second is None else second
 
 
 def region(name, dtype):
@@ -54,15 +36,7 @@ REGIONS = ["subnormal", "small", "unit", "moderate", "large"]
 @ACTIVATION_NAMES
 @pytest.mark.parametrize("size", REGIONS)
 def test_accuracy(device, dtype, activation, size):
-    z = region(size, dtype).to(device)
-    got = derivatives(lambda z: apply(z, activation), z)
-    peer = derivatives(TORCH[activation], z)
-    oracle, exact_z = ACTIVATION[activation], to_numpy(z)
-    exact = [f(exact_z) for f in (oracle.f, oracle.df, oracle.d2f)]
-    # f' and f'' are sums of terms of size 1 to 2: z times a bell, (4/3)^2 1.7159/2 (1 - t^2), ...
-    scales = (oracle.scale(exact_z), np.ones_like(exact_z), np.full_like(exact_z, 2))
-    for name, *values in zip(("y", "f'", "f''"), got, peer, exact, scales, strict=True):
-        assert_as_accurate(*values, name=name)
+    assert_activation(region(size, dtype).to(device), activation)
 
 
 @DTYPE
@@ -71,7 +45,7 @@ def test_zero(device, dtype, activation):
     z = torch.tensor([0.0, -0.0], dtype=dtype, device=device)
     for name, got, want in zip(
         ("y", "f'", "f''"),
-        derivatives(lambda z: apply(z, activation), z),
+        derivatives(lambda z: activate(z, activation), z),
         derivatives(TORCH[activation], z),
         strict=True,
     ):
@@ -79,28 +53,12 @@ def test_zero(device, dtype, activation):
         assert_close(got, want, eps, name)
 
 
-# y and f' as z goes to -inf and to inf, and whether the formula itself is inf * 0 there.
-LIMITS = {
-    "identity": (-math.inf, math.inf, 1, 1),
-    "relu": (0, math.inf, 0, 1),
-    "leaky_relu": (-math.inf, math.inf, 0.01, 1),
-    "elu": (-1, math.inf, 0, 1),
-    "sigmoid": (0, 1, 0, 0),
-    "tanh": (-1, 1, 0, 0),
-    "scaled_tanh": (-1.7159, 1.7159, 0, 0),
-    "softplus": (0, math.inf, 0, 1),
-    "silu": (0, math.inf, 0, 1),
-    "gelu": (0, math.inf, 0, 1),
-    "gelu_tanh": (0, math.inf, 0, 1),
-}
-
-
 @DTYPE
 @ACTIVATION_NAMES
 def test_infinities(device, dtype, activation):
     # Either the limit or what PyTorch gives (inf * 0 = NaN for silu and gelu), never a third thing.
     z = torch.tensor([-math.inf, math.inf], dtype=dtype, device=device)
-    y, first, _ = derivatives(lambda z: apply(z, activation), z)
+    y, first, _ = derivatives(lambda z: activate(z, activation), z)
     torch_y, torch_first, _ = derivatives(TORCH[activation], z)
     limits = torch.tensor(LIMITS[activation], dtype=dtype, device=device)
     tolerance = 4 * torch.finfo(dtype).eps
@@ -121,7 +79,7 @@ def test_nan_stays_nan(device, dtype, activation, n):
     for position in range(n):
         z = torch.linspace(-2, 2, n, dtype=torch.float64).to(device, dtype)
         z[position] = math.nan
-        nan = apply(z, activation).isnan()
+        nan = activate(z, activation).isnan()
         assert nan[position] and nan.sum() == 1
 
 
@@ -130,7 +88,7 @@ def test_nan_stays_nan(device, dtype, activation, n):
 @DTYPE
 def test_no_lane_is_special(device, dtype, activation, n):
     z = torch.full((n,), 0.7, dtype=dtype, device=device)
-    results = derivatives(lambda z: apply(z, activation), z)
+    results = derivatives(lambda z: activate(z, activation), z)
     tolerance = 4 * torch.finfo(dtype).eps
     for name, values in zip(("y", "f'", "f''"), results, strict=True):
         first = values[:1].expand(n)
@@ -169,6 +127,6 @@ def test_double_backward_op(device, activation):
 @pytest.mark.parametrize("activation", sorted(KINKED))
 def test_gradient_at_the_kink_is_torch_s(device, activation):
     z = torch.tensor([0.0, -0.0, 5e-324, -5e-324], dtype=torch.float64, device=device)
-    _, got, _ = derivatives(lambda z: apply(z, activation), z)
+    _, got, _ = derivatives(lambda z: activate(z, activation), z)
     _, want, _ = derivatives(TORCH[activation], z)
     assert torch.equal(got, want)

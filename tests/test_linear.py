@@ -4,19 +4,12 @@ import itertools
 
 import pytest
 import torch
-import torch.nn.functional as F
-from compare import (
-    assert_as_accurate,
-    assert_bits_equal,
-    assert_close,
-    to_numpy,
-)
+from compare import assert_bits_equal, assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs import DTYPES, dtypes, leaf, randn, seeds, shapes, strided
-from reference import ACTIVATION, ACTIVATIONS, KINKED
-from reference import linear as linear_oracle
-from test_reference import TORCH as TORCH_ACTIVATION
+from judge import assert_linear, torch_linear
+from reference import ACTIVATIONS, KINKED
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -25,10 +18,6 @@ from gdext.functional import linear
 ACTIVATION_NAMES = pytest.mark.parametrize("activation", ACTIVATIONS)
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 LEADING = pytest.mark.parametrize("leading", [(), (4,), (2, 3), (2, 1, 3)], ids=str)
-
-
-def torch_linear(x, weight, bias=None, activation="identity"):
-    return TORCH_ACTIVATION[activation](F.linear(x, weight, bias))
 
 
 def operands(device, leading=(4,), i=3, o=2, bias=True, dtype=torch.float64):
@@ -175,17 +164,7 @@ def accuracy(device, activation, dtype, shape, bias, seed):
         z = x.double() @ w.double().T + (b.double() if bias else 0)
         dy[z.abs() < 1e-2] = 0
     inputs = [leaf(t) for t in ((x, w, b) if bias else (x, w))]
-    oracle = linear_oracle(
-        *map(to_numpy, (x, w)), to_numpy(b) if bias else None, activation, to_numpy(dy)
-    )
-    got, peer = linear(*inputs, activation=activation), torch_linear(*inputs, activation=activation)
-    # f's own terms, and z's rounding carried through f (|f'| is at most about 1.13).
-    y_scale = oracle.z_scale + ACTIVATION[activation].scale(oracle.z)
-    assert_as_accurate(got, peer, oracle.y, y_scale, "y")
-    results = zip(("dx", "dw", "db"), grads(got, inputs, dy), grads(peer, inputs, dy), strict=False)
-    for name, g, p in results:
-        exact, scale, stored = (getattr(oracle, name + part) for part in ("", "_scale", "_stored"))
-        assert_as_accurate(g, p, exact, scale, name, stored)
+    assert_linear(*inputs[:2], inputs[2] if bias else None, activation, dy)
 
 
 @settings(max_examples=300)

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from compare import assert_as_accurate, assert_bits_equal, assert_same_nonfinite, to_numpy
+from compare import assert_bits_equal, assert_same_nonfinite, to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inputs import DTYPES, dtypes, leaf, randn, seeds, strided
+from judge import assert_mse
 from reference import mse as mse_oracle
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -93,14 +94,7 @@ def test_accuracy(device, dtype, reduction, weighted, n, spread, seed):
     x, t = (randn(n, dtype=dtype, device=device, seed=seed + k) * spread for k in range(2))
     w = randn(n, seed=seed + 2).abs().to(device, dtype) if weighted else None
     dy = randn(*((n,) if reduction == "none" else ()), dtype=dtype, device=device, seed=seed + 3)
-    X, T, W, DY = (None if v is None else to_numpy(v) for v in (x, t, w, dy))
-    exact, exact_dx = mse_oracle(X, T, W, reduction, DY)
-    leaves = leaf(x), leaf(t)
-    got, peer = (f(*leaves, reduction=reduction, weight=w) for f in (mse_loss, F.mse_loss))
-    assert_as_accurate(got, peer, np.asarray(exact), name="loss")
-    (dx, dt), (peer_dx, peer_dt) = (torch.autograd.grad(c, leaves, dy) for c in (got, peer))
-    assert_as_accurate(dx, peer_dx, exact_dx, name="dx")
-    assert_as_accurate(dt, peer_dt, -exact_dx, name="dt")
+    assert_mse(leaf(x), leaf(t), w, reduction, dy)
 
 
 @DTYPE
