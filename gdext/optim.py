@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,7 +34,8 @@ class SGD(torch.optim.SGD):
     A state_dict goes both ways with torch.optim.SGD, at any step. ``lr`` may be a tensor of one
     element; on a GPU it is read there, without waiting for it. ``foreach`` and ``fused``, which
     choose between torch's implementations, are accepted and change nothing: there is one here.
-    Complex parameters are updated as pairs of real ones.
+    Complex parameters are updated as pairs of real ones. Of parameters that are DTensors, those of
+    torch.distributed.fsdp.fully_shard say, each process updates the shard that it holds.
 
     ``torch.amp.GradScaler`` may leave the unscaling to the update (the gradients are then stored
     back unscaled, as by torch's fused SGD). A step that finds infinities changes nothing, not even
@@ -152,6 +154,9 @@ class _Update:
                 for entry in _entries(state, self.params)
             ]
             self.is_first = any(map(operator.is_, self.buffers, itertools.repeat(None)))
+        self.is_sharded = _are_sharded(self.params)
+        if self.is_sharded:
+            self._align_gradients()
 
     def check(self) -> None:
         """What the op checks: all updates of a step must pass before the first one starts."""
@@ -197,8 +202,11 @@ class _Update:
         for name in ("nesterov", "maximize"):
             if group[name]:
                 options[name] = True
+        params, grads = self.params, self.grads
+        if self.is_sharded:
+            params, grads, buffers = map(_shards, (params, grads, buffers))
         try:
-            _sgd(self.params, self.grads, buffers, first, lr, **options)
+            _sgd(params, grads, buffers, first, lr, **options)
         except (RuntimeError, ValueError) as error:
             if self._resolve_lazy_gradients():
                 self._call(buffers, first, **options)
@@ -206,6 +214,15 @@ class _Update:
                 raise type(error)(f"param_groups[{self.index}]: {error}") from None
             else:
                 raise
+
+    def _align_gradients(self) -> None:
+        """Shard each gradient as its parameter is: FSDP does so, other code may not."""
+        p: Any
+        g: Any
+        for p, g in zip(self.params, self.grads, strict=True):
+            if hasattr(g, "redistribute") and g.placements != p.placements:
+                p.grad = g.redistribute(p.device_mesh, p.placements)
+        self.grads = [g for p in self.params if (g := p.grad) is not None]
 
     def _resolve_lazy_gradients(self) -> bool:
         """Conjugate and negative views show other numbers than their memory holds, and PyTorch
@@ -225,6 +242,17 @@ class _Update:
                 found = True
         self.grads = [g for p in self.params if (g := p.grad) is not None]
         return found
+
+
+def _are_sharded(params: list[Tensor]) -> bool:
+    """Whether there is a DTensor among them."""
+    module = sys.modules.get("torch.distributed.tensor")  # who has a DTensor has imported it
+    return module is not None and module.DTensor in set(map(type, params))
+
+
+def _shards(tensors: list[Tensor]) -> list[Tensor]:
+    """What this process holds of each."""
+    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
 def _entries(state: dict[Tensor, Any], params: list[Tensor]) -> Iterable[Any]:
