@@ -8,10 +8,8 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-from compare import assert_bits_equal
 from fused_runs import data, mlp
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import gdext
 

@@ -93,11 +93,9 @@ class Group:
 
     def _gather(self, numbers: list[int]) -> list[list[int]]:
         mine = torch.tensor(numbers)
-        all_of_them = torch.empty(self.size * len(numbers), dtype=torch.int64)
-        self._call(
-            lambda: dist.all_gather_into_tensor(all_of_them, mine, group=self._process_group)
-        )
-        return all_of_them.view(self.size, -1).tolist()
+        of_all = [torch.empty_like(mine) for _ in range(self.size)]
+        self._call(lambda: dist.all_gather(of_all, mine, group=self._process_group))
+        return [t.tolist() for t in of_all]
 
     def _call(self, collective: Callable[[], object]) -> None:
         try:
