@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from conftest import cuda_missing
 
 SIZE = 2
 SECONDS = 120
@@ -60,8 +61,9 @@ class Pair:
 
 def _serve(rank: int, store: Path, pipe: Any) -> None:
     torch.set_num_threads(1)
+    gpus = torch.cuda.device_count() >= SIZE and not cuda_missing()
     dist.init_process_group(
-        "gloo",
+        "cpu:gloo,cuda:nccl" if gpus else "gloo",
         init_method=f"file://{store}",
         rank=rank,
         world_size=SIZE,

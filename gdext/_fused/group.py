@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
@@ -101,11 +102,16 @@ class Group:
         try:
             collective()
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
             raise RuntimeError(
                 "process_group: another rank has ended, lost its connection, or takes other "
-                f"steps than this one, and training cannot go on ({reason})"
+                f"steps than this one, and training cannot go on ({reason_of(error)})"
             ) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """What went wrong in a collective, without the place in its source and the advice."""
+    line = str(error).partition("\n")[0].partition(". This is typically")[0]
+    return re.sub(r"^\[[^]]*/[^]]*\] *", "", line)
 
 
 def digest(*values: object) -> int:

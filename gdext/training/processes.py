@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from gdext._fused.group import checksum, reason_of
 from gdext.training.options import UsageError
 
 T = TypeVar("T")
@@ -66,7 +67,9 @@ class Processes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.size > 1 and not self._is_ready and error is None:  # else the others may wait for this one, or be gone
+        if (
+            self.size > 1 and not self._is_ready and error is None
+        ):  # else the others may wait for this one, or be gone
             dist.destroy_process_group()
 
     @contextmanager
@@ -75,13 +78,13 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
-            text = str(error).partition("\n")[0]
-            known = isinstance(error, dist.DistError) or re.search(
-                "gloo|nccl|process_group: another rank|[Cc]onnection (closed|reset|refused)", text
+            cause = error.__cause__ or error  # FusedTrainer says more than is wanted here
+            known = isinstance(cause, dist.DistError) or re.search(
+                "gloo|nccl|[Cc]onnection (closed|reset|refused)", str(cause)
             )
             if self.size == 1 or not known:
                 raise
-            raise Lost(text) from error
+            raise Lost(reason_of(cause)) from error
 
     def each(self, work: Callable[[], T]) -> T:
         """What `work` returns, once it has returned on all.
@@ -143,8 +146,6 @@ class Processes:
         """Raises Apart unless all hold the same bits."""
         if self.size == 1:
             return
-        from gdext._fused.group import checksum
-
         sums = self._each(lambda: checksum(tensors))
         if len(set(sums)) > 1:
             raise Apart(f"the processes hold different weights, of checksums {sums}")
