@@ -119,7 +119,8 @@ def train(
                 position.seconds += time.perf_counter() - begin
                 _require_finite(losses, position)
                 sizes = torch.tensor([len(batch) for batch in part.split(batch_size)])
-                position.loss_sum += float((losses * sizes).sum())
+                for loss_of_batch in (losses * sizes).tolist():
+                    position.loss_sum += loss_of_batch  # in this order, however a run was broken up
                 position.step += len(losses)
                 bar.update(len(part))
         finally:
