@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-import gdext._autograd.mlp  # noqa: F401  (registers the op's fake kernel)
-from gdext._fused.data import check_apart, read_batch_size, read_data, read_order
+from gdext._fused.call import Call
+from gdext._fused.data import check_apart, read_batch_size, read_data, read_order, read_steps
+from gdext._fused.group import Group
 from gdext._fused.loss import read_loss
 from gdext._fused.memory import Memory, memory_key
 from gdext._fused.network import Network
 from gdext._fused.optimizer import Update, read_lr
+from gdext._fused.shared import SharedSteps, claims_of_model
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["FusedTrainer"]
 
@@ -23,8 +28,6 @@ __all__ = ["FusedTrainer"]
 _SECONDS = 0.1
 
 _BYTE_SCALE, _BYTE_SHIFT = 1 / 255, 0.0
-
-_mlp = torch.ops.gdext.mlp_.default._op  # not its wrapper, which is Python: see _in_one_go
 
 
 class FusedTrainer:
@@ -55,6 +58,10 @@ class FusedTrainer:
         optimizer: gdext.optim.SGD or torch.optim.SGD over the parameters of these layers, all of
             them and no others, in any groups; any options but ``differentiable``.
         loss: MSELoss or CrossEntropyLoss of torch.nn or gdext.nn, with reduction "mean" or "sum".
+        process_group: processes that take each step together, each with samples of its own: the
+            batch is theirs, one after the other, and ``C`` its loss. All must make the same calls,
+            on models alike; each step sums up one buffer of all gradients over them, and leaves the
+            same bits on each.
 
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: an argument is none of these; a
@@ -62,6 +69,11 @@ class FusedTrainer:
             is not on the CPU; hooks are registered on modules, parameters or the optimizer's step,
             which would not be called. Said here, and again at every call; nothing has been changed
             then.
+        RuntimeError: the ranks of ``process_group`` differ in parameters, momentum buffers, options
+            or the number of steps, or one of them refuses its arguments: said on each, here and at
+            every call, before anything is changed. Or one has ended in the middle of a call: then
+            some ranks may have taken a step that others have not, and all should go on from a
+            checkpoint.
 
     Example::
 
@@ -77,7 +89,25 @@ class FusedTrainer:
     Source: the steps are those of csrc/contract/mlp.h; the update's, see :class:`gdext.optim.SGD`.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss: nn.Module,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        self._group = None if process_group is None else Group(process_group)
+        if self._group is None:
+            self._begin(model, optimizer, loss)
+        else:
+            self._group.together(
+                lambda: self._begin(model, optimizer, loss),
+                lambda network_and_update: claims_of_model(*network_and_update),
+            )
+
+    def _begin(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module
+    ) -> tuple[Network, Update]:
         self.model = model
         self.optimizer = optimizer
         self.loss = loss
@@ -87,8 +117,9 @@ class FusedTrainer:
         self._network = Network(model)
         # Where the parameters and buffers lie that were found to be good, with its key.
         self._found: tuple[object, Memory] | None = None
-        self._read()
+        network, update, _ = self._read()
         read_loss(loss)
+        return network, update
 
     def step(
         self,
@@ -116,6 +147,7 @@ class FusedTrainer:
         lr: float | Sequence[float] | Tensor | None = None,
         input_scale: float = _BYTE_SCALE,
         input_shift: float = _BYTE_SHIFT,
+        steps: int | None = None,
     ) -> Tensor:
         """One step for each B = ``batch_size`` samples of ``order``; the last may have fewer.
 
@@ -131,6 +163,9 @@ class FusedTrainer:
             lr: learning rates in place of the param groups' own: one number for all, shape
                 ``[steps]``, or ``[steps, groups]``, where steps = ceil(M / B).
             input_scale, input_shift: for uint8 inputs alone; by default [0, 255] becomes [0, 1].
+            steps: with a process group, the most that any of its ranks takes. A rank whose samples
+                are used up contributes none to the batches that are left. None: ceil(M / B), which
+                is then the same on all ranks.
 
         Returns:
             float64 ``[steps]``: the loss of each step, before its update.
@@ -146,7 +181,7 @@ class FusedTrainer:
         where it was. After KeyboardInterrupt, or whatever else a signal handler raises, parameters
         and momenta are those after the same whole step.
         """
-        losses = self._take(inputs, targets, batch_size, order, lr, input_scale, input_shift)
+        losses = self._take(inputs, targets, batch_size, order, lr, input_scale, input_shift, steps)
         return losses.view(-1)
 
     def _take(
@@ -158,8 +193,45 @@ class FusedTrainer:
         lr: float | Sequence[float] | Tensor | None,
         input_scale: float,
         input_shift: float,
+        steps: int | None = None,
     ) -> Tensor:
         """`run`, whose result has shape [] for a single step."""
+        generator = order if isinstance(order, torch.Generator) else None
+        before = None if generator is None else generator.get_state()
+        call: Call | None = None
+
+        def prepare() -> Call:
+            nonlocal call
+            call = self._prepare(
+                inputs, targets, batch_size, order, lr, input_scale, input_shift, steps
+            )
+            return call
+
+        try:
+            if self._group is None:
+                losses = self._take_steps(prepare())
+            else:
+                losses = self._take_steps_together(self._group, prepare)
+        except BaseException:
+            if generator is not None and before is not None and not (call and call.done.item()):
+                generator.set_state(before)
+            raise
+        # By this, learning-rate schedulers know that a step came before their own.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
+        return losses
+
+    def _prepare(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        batch_size: int,
+        order: Tensor | torch.Generator | None,
+        lr: float | Sequence[float] | Tensor | None,
+        input_scale: float,
+        input_shift: float,
+        steps: int | None,
+    ) -> Call:
+        """The arguments, checked but for what the op checks before its first step."""
         network, update, memory = self._read()
         loss = read_loss(self.loss)
         given: dict[str, object] = {"inputs": inputs, "targets": targets, "order": order, "lr": lr}
@@ -180,66 +252,62 @@ class FusedTrainer:
             )
         count = inputs.shape[0]
         batch_size = read_batch_size(batch_size, count)
-        generator = order if isinstance(order, torch.Generator) else None
-        if isinstance(order, torch.Generator):
-            order = None
-        elif order is not None:
+        if order is not None and not isinstance(order, torch.Generator):
             order = read_order(order)
-        samples = count if order is None else order.numel()
-        steps = max(1, -(-samples // batch_size))  # an empty order is refused by the op
-        rates = read_lr(lr, steps, len(self.optimizer.param_groups))
-        weight = None if loss.weight is None else loss.weight.contiguous()
-        losses = torch.empty(steps if steps > 1 else (), dtype=torch.float64)
-        done = torch.zeros((), dtype=torch.int64)
-        mlp = partial(
-            _mlp,
-            network.params,
-            update.buffers,
-            update.first,
-            network.biases,
-            network.activations,
-            update.groups,
-            update.options,
+        samples = order.numel() if isinstance(order, Tensor) else count
+        own_steps = -(-samples // batch_size)
+        all_steps = read_steps(steps, own_steps, self._group is not None)
+        rates = read_lr(lr, all_steps, len(self.optimizer.param_groups))
+        if loss.weight is not None:
+            loss = loss._replace(weight=loss.weight.contiguous())
+        if isinstance(order, torch.Generator):  # last, since what is drawn must be given back
+            order = torch.randperm(count, generator=order)
+        return Call(
+            network,
+            update,
+            loss,
             inputs,
             targets,
-            batch_size=batch_size,
-            lr=rates,
-            input_scale=input_scale,
-            input_shift=input_shift,
-            loss=loss.kind,
-            reduction=loss.reduction,
-            class_weight=weight,
-            ignore_index=loss.ignore_index,
-            label_smoothing=loss.label_smoothing,
-            losses=losses,
-            done=done,
-            seconds=_SECONDS,
+            order,
+            batch_size,
+            own_steps,
+            all_steps,
+            rates,
+            input_scale,
+            input_shift,
+            losses=torch.empty(own_steps if all_steps > 1 else (), dtype=torch.float64),
+            done=torch.zeros((), dtype=torch.int64),
         )
+
+    def _take_steps(self, call: Call) -> Tensor:
+        update = call.update
         note_state = partial(self.optimizer.state.update, update.state)
         # The kernel writes where autograd cannot see it.
-        note_writes = partial(torch._C._increment_version, [*network.params, *update.buffers])
+        written = [*call.network.params, *update.buffers]
+        note_writes = partial(torch._C._increment_version, written)
         workspace = self._workspaces.pop() if self._workspaces else _memory(0)
-        before: Tensor | None = None
         try:
-            if generator is not None:
-                before = generator.get_state()
-                order = torch.randperm(count, generator=generator)
             if update.state:  # ask first: a call that took no step must not note new buffers
-                workspace = _memory(mlp(order=order, workspace=_memory(0)))
-            while done.item() < steps:
-                take_steps = partial(mlp, order=order, workspace=workspace)
+                workspace = _memory(call.steps_op(_memory(0), _SECONDS)())
+            while call.done.item() < call.steps:
+                take_steps = call.steps_op(workspace, _SECONDS)
                 wanted, *_ = _in_one_go(take_steps, note_state, note_writes)
                 if wanted > workspace.numel():
                     workspace = _memory(wanted)
-        except BaseException:
-            if generator is not None and before is not None and not done.item():
-                generator.set_state(before)
-            raise
         finally:
             self._workspaces.append(workspace)
-        # By this, learning-rate schedulers know that a step came before their own.
-        self.optimizer._opt_called = True  # type: ignore[attr-defined]
-        return losses
+        return call.losses
+
+    def _take_steps_together(self, group: Group, prepare: Callable[[], Call]) -> Tensor:
+        """All checks on all ranks, and only then the first step."""
+        workspace = self._workspaces.pop() if self._workspaces else _memory(0)
+        try:
+            steps = group.together(lambda: SharedSteps(prepare()), SharedSteps.claims)
+            if steps.workspace > workspace.numel():
+                workspace = _memory(steps.workspace)
+            return steps.take(group, self.optimizer, workspace)
+        finally:
+            self._workspaces.append(workspace)
 
     def _read(self) -> tuple[Network, Update, Memory]:
         """The model and the optimizer as they are now, checked, and where their tensors lie."""

@@ -6,6 +6,7 @@ import functools
 import itertools
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,7 +36,9 @@ class SGD(torch.optim.SGD):
     element; on a GPU it is read there, without waiting for it. ``foreach`` and ``fused``, which
     choose between torch's implementations, are accepted and change nothing: there is one here.
     Complex parameters are updated as pairs of real ones. Parameters that are moved to another dtype
-    (``model.double()``) keep their momentum buffers in the old one, as in torch.
+    (``model.double()``) keep their momentum buffers in the old one, as in torch. Of parameters that
+    are DTensors, those of torch.distributed.fsdp.fully_shard say, each process updates the shard
+    that it holds.
 
     ``torch.amp.GradScaler`` may leave the unscaling to the update (the gradients are then stored
     back unscaled, as by torch's fused SGD). A step that finds infinities changes nothing, not even
@@ -154,6 +157,9 @@ class _Update:
                 for entry in _entries(state, self.params)
             ]
             self.is_first = any(map(operator.is_, self.buffers, itertools.repeat(None)))
+        self.is_sharded = _are_sharded(self.params)
+        if self.is_sharded:
+            self._align_gradients()
 
     def check(self) -> None:
         """What the op checks: all updates of a step must pass before the first one starts."""
@@ -201,16 +207,31 @@ class _Update:
         for name in ("nesterov", "maximize"):
             if group[name]:
                 options[name] = True
+        params, grads = self.params, self.grads
+        if self.is_sharded:
+            params, grads, buffers = map(_shards, (params, grads, buffers))
         try:
-            _sgd(self.params, self.grads, buffers, first, lr, **options)
+            _sgd(params, grads, buffers, first, lr, **options)
         except (RuntimeError, ValueError):  # what the op does not take, and what is wrong
             self._resolve_lazy_gradients()
+            params, grads = self.params, self.grads
+            if self.is_sharded:
+                params, grads = _shards(params), _shards(grads)
             try:
-                _sgd_of_mixed_dtypes(self.params, self.grads, buffers, first, lr, **options)
+                _sgd_of_mixed_dtypes(params, grads, buffers, first, lr, **options)
             except (RuntimeError, ValueError) as error:
                 if "check_only" in options:  # there are several groups
                     error = type(error)(f"param_groups[{self.index}]: {error}")
                 raise error from None
+
+    def _align_gradients(self) -> None:
+        """Shard each gradient as its parameter is: FSDP does so, other code may not."""
+        p: Any
+        g: Any
+        for p, g in zip(self.params, self.grads, strict=True):
+            if hasattr(g, "redistribute") and g.placements != p.placements:
+                p.grad = g.redistribute(p.device_mesh, p.placements)
+        self.grads = [g for p in self.params if (g := p.grad) is not None]
 
     def _resolve_lazy_gradients(self) -> None:
         """Conjugate and negative views show other numbers than their memory holds, and PyTorch
@@ -262,6 +283,17 @@ def _sgd_of_mixed_dtypes(
         for t, u in zip(originals, tensors, strict=True):
             if u is not t:
                 t.copy_(u)
+
+
+def _are_sharded(params: list[Tensor]) -> bool:
+    """Whether there is a DTensor among them."""
+    module = sys.modules.get("torch.distributed.tensor")  # who has a DTensor has imported it
+    return module is not None and module.DTensor in set(map(type, params))
+
+
+def _shards(tensors: list[Tensor]) -> list[Tensor]:
+    """What this process holds of each."""
+    return [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
 
 
 def _entries(state: dict[Tensor, Any], params: list[Tensor]) -> Iterable[Any]:

@@ -39,3 +39,13 @@ def device(request) -> str:
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(20240229)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Two processes that have a process group (process_pair.py)."""
+    from process_pair import Pair
+
+    pair = Pair(tmp_path_factory.mktemp("pair"))
+    yield pair
+    pair.close()

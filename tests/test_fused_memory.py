@@ -8,7 +8,8 @@ import torch
 from fused_runs import Pair, assert_refused, assert_unchanged, data, mlp, parts
 from torch import nn
 
-import gdext.fused
+import gdext
+from gdext._fused import call as fused_call
 from gdext._fused.memory import Memory
 from gdext.nn import CrossEntropyLoss
 
@@ -205,14 +206,14 @@ def test_arguments_between_parameters():
 def test_arguments_are_laid_out_once(monkeypatch):
     """The op copies what it cannot use as it is, in every call: it must find nothing to copy."""
     calls = []
-    op = gdext.fused._mlp
+    op = fused_call._mlp
 
     def observe(*args, class_weight, **named):
         inputs, targets, order = args[7:10]
         calls.append((inputs, targets, order, class_weight))
         return op(*args, class_weight=class_weight, **{**named, "seconds": 0.0})
 
-    monkeypatch.setattr(gdext.fused, "_mlp", observe)
+    monkeypatch.setattr(fused_call, "_mlp", observe)
     weight = torch.rand(20, dtype=torch.float64)[::2]
     pair, x, y = make(loss=CrossEntropyLoss(weight))
     spread = torch.stack([y, y], 1)[:, 0]

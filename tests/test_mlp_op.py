@@ -47,6 +47,24 @@ def test_it_runs():
     assert not torch.equal(given["params"][2], before)
 
 
+def test_gradients_in_place_of_an_update():
+    """Each call takes a step, and divides by its norm."""
+    given = arguments(gradient=torch.full((24,), 7.0), norms=torch.tensor([8.0, 3.0]).double())
+    w1, b1, w2 = given["params"]
+    before = [t.clone() for t in given["params"] + given["momentum_buffers"]]
+    for step, batch in enumerate(given["order"].split(2)):
+        MLP(**given)
+        assert given["done"].item() == step + 1
+        params = [t.detach().clone().requires_grad_() for t in (w1, b1, w2)]
+        y = torch.relu(given["inputs"][batch] @ params[0].t() + params[1]) @ params[2].t()
+        loss = (y - given["targets"][batch]).square().sum() / given["norms"][step]
+        wanted = torch.cat([g.flatten() for g in torch.autograd.grad(loss, params)])
+        torch.testing.assert_close(given["gradient"], wanted.float())
+        assert given["losses"][step].item() == pytest.approx(loss.item())
+    after = given["params"] + given["momentum_buffers"]
+    assert all(torch.equal(t, u) for t, u in zip(after, before, strict=True))
+
+
 def test_too_little_workspace_does_nothing():
     given = arguments(workspace=torch.empty(64, dtype=torch.uint8))
     before = [p.clone() for p in given["params"]]
@@ -107,6 +125,8 @@ WRONG = {
     "workspace": torch.empty(1 << 20, dtype=torch.uint8)[1:],
     "losses": torch.empty(1, dtype=torch.float64),
     "done": torch.tensor(2),
+    "gradient": torch.empty(23),
+    "norms": torch.ones(3, dtype=torch.float64),
 }
 
 
@@ -133,6 +153,9 @@ def test_wrong_arguments_are_refused(name):
         ("order", torch.arange(6)[::2]),
         ("losses", torch.empty(2)),
         ("workspace", torch.empty(1 << 20)),
+        ("gradient", torch.empty(24, dtype=torch.float64)),
+        ("gradient", torch.empty(48)[::2]),
+        ("norms", torch.ones(2)),
     ],
 )
 def test_wrong_tensors_are_refused(name, wrong):

@@ -11,6 +11,10 @@
 // dw is never stored: the update is the epilogue of the product. h, dh, dw, db and the updated
 // parameters are rounded to `dtype`, where the layer-by-layer kernels round them.
 //
+// Where processes share a batch, dw and db are wanted before the update, and of more samples than
+// are here: then a call takes one step without its update and stores them (MlpParameter::gradient),
+// divided by the norm of the whole batch (`norms`).
+//
 // Same inputs, same number of threads: same bits. Where an input column is zero in every sample of
 // the batch, or a relu unit is, its products are skipped: a weight that is infinite or NaN there
 // goes unnoticed.
@@ -31,6 +35,9 @@ struct MlpParameter {
   int64_t momentum_row_stride = 0, momentum_col_stride = 0;
   bool first = false;  // the momentum holds nothing yet
   int group = 0;
+  // [O,I] row by row, of acc_t of dtype, not rounded; overwritten. For all parameters or none: then
+  // nothing is updated, and a call takes a single step.
+  void* gradient = nullptr;
 };
 
 struct MlpLayer {
@@ -63,13 +70,15 @@ struct MlpArgs {
   const int64_t* order;  // [samples], each in [0, N); null: 0, 1, 2, ...
   int64_t samples;       // in all steps; steps = ceil(samples / B)
   int64_t B;
-  const double* lr;  // [steps, group_count]
+  const double* lr;  // [steps, group_count]; not read where there are gradients
 
   MlpLoss loss;
   Reduction reduction;       // mean or sum
   const void* class_weight;  // cross_entropy: [C] of dtype, or null: ones
   int64_t ignore_index;      // cross_entropy
   double label_smoothing;    // cross_entropy
+  const double* norms;       // [steps] what the sums of losses are divided by; null: as `reduction`
+                             // says, for the batch
 
   int threads;     // at most; the result depends on it, in its last bits
   void* packed;    // MlpSizes::packed bytes

@@ -67,7 +67,8 @@ class MlpRun {
               layer.wide ? layer.own(member) : Range{0, layer.panels}, n);
     }
     member.barrier();
-    const double norm = loss_norm<T>(args_, order, B, state_.layers[args_.L - 1].O);
+    const double norm =
+        args_.norms ? args_.norms[n] : loss_norm<T>(args_, order, B, state_.layers[args_.L - 1].O);
     const bool alone = B <= kSmallBatch;
     part.loss = loss(part, order, alone ? Range{0, B} : samples, B, norm, n);
     if (!alone) member.barrier();
@@ -200,9 +201,10 @@ class MlpRun {
     const MlpLayer& options = args_.layers[l];
     const SgdRule<A> rule = rule_of(options.w, n);
     A *const w = layer.w + met.begin * P, *const mw = layer.mw ? layer.mw + met.begin * P : nullptr;
+    A* const dw = layer.dw ? layer.dw + met.begin * P : nullptr;
     A* const dx = state_.dx_of(member.index);
     const bool small = B <= kSmallBatch;
-    with_update<T>(rule, options.w.first && n == 0, w, mw, layer.rows, [&](const auto& update) {
+    with_update<T>(rule, options.w.first && n == 0, w, mw, dw, layer.rows, [&](const auto& update) {
       if (l > 0 && small && !mw) {
         small_backward<A, true>(in, w, layer.rows, dz, columns, panels, dx, update);
       } else {
@@ -234,6 +236,7 @@ class MlpRun {
 
   SgdRule<A> rule_of(const MlpParameter& parameter, int64_t n) const {
     const MlpGroup& group = args_.groups[parameter.group];
+    if (parameter.gradient) return {0, 0, 0, 0, false, false};
     return {args_.lr[n * args_.group_count + parameter.group],
             group.momentum,
             group.dampening,
@@ -245,7 +248,7 @@ class MlpRun {
   // db = sum_b dz[b,:]
   void update_bias(const Layer& layer, const MlpParameter& options, const A* dz, Range panels,
                    int64_t B, int64_t n) {
-    with_update<T>(rule_of(options, n), options.first && n == 0, layer.b, layer.mb, 1,
+    with_update<T>(rule_of(options, n), options.first && n == 0, layer.b, layer.mb, layer.db, 1,
                    [&](const auto& update) {
                      for (int64_t p = panels.begin; p < panels.end; ++p) {
                        Vector db[kMicroVectors] = {};

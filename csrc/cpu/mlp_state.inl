@@ -36,6 +36,7 @@ struct MlpState {
     bool wide, split;  // mlp.inl
     A *w, *mw;         // [panels][rows][P]; mw null: no momentum
     A *b, *mb;         // [panels][P]; b is zeros where the layer has no bias
+    A *dw, *db;        // like w, b; null: the gradients are not wanted
     A* h;              // [panels][B][P] the layer's output; the last one's is not kept
     A* s;              // what its activation saves (saves_z): h itself, or z; becomes dz
     Activation activation;
@@ -112,13 +113,15 @@ struct MlpState {
         layer.activation_backward = activation_backward_row<f.value, A>;
       });
       const auto momentum = [&](const MlpParameter& p) {
-        return args.groups[p.group].momentum != 0;
+        return !p.gradient && args.groups[p.group].momentum != 0;
       };
       const int64_t size = layer.panels * layer.rows * P;
       layer.w = keep.take<A>(size);
       layer.mw = momentum(from.w) ? keep.take<A>(size) : nullptr;
       layer.b = keep.take<A>(layer.panels * P);
       layer.mb = from.b.data && momentum(from.b) ? keep.take<A>(layer.panels * P) : nullptr;
+      layer.dw = from.w.gradient ? keep.take<A>(size) : nullptr;
+      layer.db = from.b.gradient ? keep.take<A>(layer.panels * P) : nullptr;
       layer.h = work.take<A>(layer.panels * B * P);
       const bool z = l < args.L - 1 && saves_z(from.activation);
       layer.s = z ? work.take<A>(layer.panels * B * P) : layer.h;
@@ -191,9 +194,10 @@ struct MlpState {
     for (int64_t l = 0; l < args.L; ++l) {
       const Layer& layer = layers[l];
       unpack_parameter(args.layers[l].w, layer.I, layer.O, layer.rows, layer.own(member), layer.w,
-                       layer.mw);
+                       layer.mw, layer.dw);
       if (args.layers[l].b.data)
-        unpack_parameter(args.layers[l].b, 1, layer.O, 1, layer.own(member), layer.b, layer.mb);
+        unpack_parameter(args.layers[l].b, 1, layer.O, 1, layer.own(member), layer.b, layer.mb,
+                         layer.db);
     }
   }
 
@@ -212,7 +216,9 @@ struct MlpState {
                   from.momentum_col_stride, I, O, rows, panels, momentum);
   }
   static void unpack_parameter(const MlpParameter& to, int64_t I, int64_t O, int64_t rows,
-                               Range panels, const A* from, const A* momentum) {
+                               Range panels, const A* from, const A* momentum, const A* gradient) {
+    if (gradient)  // all that has changed
+      return unpack_panels(gradient, I, O, rows, panels, static_cast<A*>(to.gradient), I, 1);
     unpack_panels(from, I, O, rows, panels, static_cast<T*>(to.data), to.row_stride, to.col_stride);
     if (momentum)
       unpack_panels(momentum, I, O, rows, panels, static_cast<T*>(to.momentum),

@@ -1,5 +1,6 @@
 // The update of the whole-network step: contract/sgd.h for a row of a panel of weights or biases,
-// in registers, as the epilogue of the product that makes its gradient.
+// in registers, as the epilogue of the product that makes its gradient. Or, where the gradient
+// itself is wanted, its way to memory.
 
 // v rounded to T and back.
 template <class T>
@@ -68,11 +69,37 @@ class RowUpdate {
   int64_t rows_;
 };
 
-// Calls f(RowUpdate).
+// In place of an update: stores the gradient, laid out as the weights are.
+template <class A>
+class RowGradient {
+ public:
+  using V = Vec<A>;
+  static constexpr int P = Panel<A>::width;
+
+  // dw: [panels][rows][P]
+  RowGradient(A* dw, int64_t rows) : dw_(dw), rows_(rows) {}
+
+  GDEXT_INLINE void operator()(int64_t p, int64_t row,
+                               const typename V::type (&gradient)[kMicroVectors]) const {
+    A* const to = dw_ + (p * rows_ + row) * P;
+#pragma GCC unroll 4
+    for (int v = 0; v < kMicroVectors; ++v) V::store(to + v * V::width, gradient[v]);
+  }
+  GDEXT_INLINE void prefetch(int64_t, int64_t) const {}  // nothing is read
+  bool moves_without_gradient() const { return true; }   // zeros too are to be stored
+
+ private:
+  A* dw_;
+  int64_t rows_;
+};
+
+// Calls f(RowUpdate), or where there is a dw f(RowGradient).
 template <class T, class F>
 GDEXT_INLINE void with_update(const SgdRule<acc_t<T>>& rule, bool first, acc_t<T>* w, acc_t<T>* m,
-                              int64_t rows, const F& f) {
-  if (!m && !rule.has_momentum && rule.weight_decay == 0)
+                              acc_t<T>* dw, int64_t rows, const F& f) {
+  if (dw)
+    f(RowGradient<acc_t<T>>(dw, rows));
+  else if (!m && !rule.has_momentum && rule.weight_decay == 0)
     f(RowUpdate<T, true>(rule, first, w, m, rows));
   else
     f(RowUpdate<T, false>(rule, first, w, m, rows));

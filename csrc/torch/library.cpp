@@ -85,7 +85,8 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       " int[] activations, int[] groups, float[] options, Tensor inputs, Tensor targets,"
       " Tensor? order, int batch_size, Tensor? lr, *, float input_scale, float input_shift,"
       " int loss, int reduction, Tensor? class_weight, int ignore_index, float label_smoothing,"
-      " Tensor(c!) workspace, Tensor(d!) losses, Tensor(e!) done, float seconds) -> int");
+      " Tensor(c!) workspace, Tensor(d!) losses, Tensor(e!) done, float seconds,"
+      " Tensor(f!)? gradient=None, Tensor? norms=None) -> int");
   m.def(
       "path_sum_(Tensor[] weights, Tensor[] inputs, Tensor[] slopes, Tensor dy, Tensor(a!)[] dw,"
       " Tensor(b!)[] db, Tensor(c!) counts, float seconds) -> ()");

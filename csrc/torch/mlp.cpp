@@ -184,6 +184,25 @@ void check_samples(const MlpArgs& args, int64_t begin, int64_t end, int64_t N) {
   }
 }
 
+// The places of the parameters' gradients in the one buffer of all.
+void set_gradients(std::vector<MlpLayer>& layers, const Tensor& gradient, DType dtype) {
+  const bool wide = dtype == DType::f64;
+  check_kind(gradient, "gradient", wide ? ScalarType::Double : ScalarType::Float);
+  int64_t count = 0;
+  for (const MlpLayer& layer : layers) count += layer.O * (layer.I + (layer.b.data ? 1 : 0));
+  check_shape(gradient, "gradient", {count}, "one element for each of the parameters'");
+  GDEXT_CHECK(gradient.is_contiguous(), "gradient: wanted a contiguous tensor");
+  auto* place = static_cast<char*>(gradient.mutable_data_ptr());
+  const int64_t size = static_cast<int64_t>(gradient.element_size());
+  for (MlpLayer& layer : layers) {
+    layer.w.gradient = place;
+    place += layer.O * layer.I * size;
+    if (!layer.b.data) continue;
+    layer.b.gradient = place;
+    place += layer.O * size;
+  }
+}
+
 int64_t aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 }  // namespace
@@ -195,7 +214,8 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              const OptionalTensor& order, int64_t batch_size, const OptionalTensor& lr,
              double input_scale, double input_shift, int64_t loss, int64_t reduction,
              OptionalTensor class_weight, int64_t ignore_index, double label_smoothing,
-             Tensor workspace, Tensor losses, Tensor done, double seconds) {
+             Tensor workspace, Tensor losses, Tensor done, double seconds,
+             const OptionalTensor& gradient, const OptionalTensor& norms) {
   Network network(params, momentum_buffers, first, biases, activations, groups, options);
   MlpArgs args{};
   args.dtype = network.dtype;
@@ -230,6 +250,12 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   args.B = batch_size;
   const int64_t steps = (args.samples + args.B - 1) / args.B;
 
+  if (gradient) set_gradients(network.layers, *gradient, args.dtype);
+  if (norms) {
+    check_kind(*norms, "norms", ScalarType::Double);
+    check_shape(*norms, "norms", {steps}, "steps");
+    GDEXT_CHECK(norms->is_contiguous(), "norms: wanted a contiguous tensor");
+  }
   if (lr) {
     check_kind(*lr, "lr", ScalarType::Double);
     check_shape(*lr, "lr", {steps, args.group_count}, "steps, groups");
@@ -244,6 +270,14 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
               "losses, workspace: wanted contiguous tensors");
 
   args.threads = static_cast<int>(torch::stable::get_num_threads());
+  auto* progress = static_cast<int64_t*>(done.mutable_data_ptr());
+  const int64_t past = *progress;
+  GDEXT_CHECK_VALUE(past >= 0 && past < steps, "done: wanted a number from 0 to ", steps - 1,
+                    ", got ", past);
+  const int64_t begin = past * args.B;
+  const int64_t room = gradient ? args.B : std::max<int64_t>(kSamplesPerCall / args.B, 1) * args.B;
+  const int64_t end = std::min(args.samples, begin + room);
+  check_samples(args, begin, past == 0 ? args.samples : end, N);
   const MlpSizes sizes = cpu::mlp_sizes(args);
   const int64_t wanted = aligned(sizes.packed) + sizes.scratch;
   if (workspace.numel() < wanted) return wanted;
@@ -253,15 +287,8 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   args.packed = memory;
   args.scratch = memory + aligned(sizes.packed);
 
-  auto* progress = static_cast<int64_t*>(done.mutable_data_ptr());
-  const int64_t past = *progress;
-  GDEXT_CHECK_VALUE(past >= 0 && past < steps, "done: wanted a number from 0 to ", steps - 1,
-                    ", got ", past);
-  const int64_t begin = past * args.B;
-  const int64_t room = std::max<int64_t>(kSamplesPerCall / args.B, 1) * args.B;
-  const int64_t end = std::min(args.samples, begin + room);
-  check_samples(args, begin, past == 0 ? args.samples : end, N);
   args.samples = end - begin;
+  if (norms) args.norms = static_cast<const double*>(data(*norms)) + past;
   std::vector<double> rates;
   if (lr) {
     args.lr = static_cast<const double*>(data(*lr)) + past * args.group_count;

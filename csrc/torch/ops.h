@@ -47,6 +47,9 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
 // done. params: for each layer its weight [O,I] and, where `biases` says so, bias [O]; groups: the
 // group of each; options: MlpGroup's five numbers for each group and its lr; lr: [steps, groups] in
 // its place; momentum_buffers: one for each of params whose group has momentum, `first` likewise.
+// gradient: where given, a call takes one step, and in place of an update stores dw and db there,
+// one after the other as in params; float64 for parameters of float64, else float32. norms:
+// [steps], in place of those of `reduction`.
 int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              const std::vector<bool>& first, const std::vector<bool>& biases,
              const std::vector<int64_t>& activations, const std::vector<int64_t>& groups,
@@ -54,7 +57,8 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              const OptionalTensor& order, int64_t batch_size, const OptionalTensor& lr,
              double input_scale, double input_shift, int64_t loss, int64_t reduction,
              OptionalTensor class_weight, int64_t ignore_index, double label_smoothing,
-             Tensor workspace, Tensor losses, Tensor done, double seconds);
+             Tensor workspace, Tensor losses, Tensor done, double seconds,
+             const OptionalTensor& gradient, const OptionalTensor& norms);
 
 // Adds paths, from the one numbered counts[0] on, until all are done or `seconds` have passed.
 // slopes: no elements where a layer has no activation; db: no elements where it has no bias.

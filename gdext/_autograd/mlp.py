@@ -32,5 +32,7 @@ def _(
     losses: Tensor,
     done: Tensor,
     seconds: float,
+    gradient: Tensor | None = None,
+    norms: Tensor | None = None,
 ) -> int:
     return 0

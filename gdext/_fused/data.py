@@ -74,6 +74,20 @@ def read_batch_size(batch_size: object, count: int) -> int:
     return size
 
 
+def read_steps(steps: object, own: int, shared: bool) -> int:
+    """``steps``, of which this process has samples for ``own``; others may have them for more."""
+    if steps is None:
+        return max(own, 1)  # an empty order is refused by the op
+    if not shared:
+        raise ValueError(f"steps: wanted None without a process_group, got {steps!r}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < max(own, 1):
+        raise ValueError(
+            f"steps: wanted an integer of at least {max(own, 1)} (for the samples of this rank), "
+            f"got {steps!r}"
+        )
+    return steps
+
+
 def check_apart(memory: Memory, given: Mapping[str, object]) -> None:
     """Raise ValueError where a step would change what is ``given``: not all steps would see it."""
     for name, t in given.items():

@@ -14,7 +14,7 @@ from gdext._fused.memory import Memory
 from gdext._fused.network import Network
 from gdext.optim import SGD, check_options
 
-_OPTIONS = ("momentum", "dampening", "weight_decay", "nesterov", "maximize", "lr")
+OPTIONS = ("momentum", "dampening", "weight_decay", "nesterov", "maximize", "lr")
 
 
 class Update:
@@ -22,7 +22,7 @@ class Update:
 
     Attributes:
         groups: the param group of each parameter.
-        options: six numbers for each group, `_OPTIONS`.
+        options: six numbers for each group, `OPTIONS`.
         buffers: the momentum buffer of each parameter whose group has momentum. Those that PyTorch
             would make in its next step are made, and no part of the optimizer's state yet.
         first: for each buffer, whether it is such a one.
@@ -56,7 +56,7 @@ class Update:
                 check_options(group, -math.inf)  # as in SGD.step, schedules may take lr below 0
             except (RuntimeError, ValueError) as error:
                 raise type(error)(f"optimizer.param_groups[{index}]: {error}") from None
-            self.options += [float(group[name]) for name in _OPTIONS]
+            self.options += [float(group[name]) for name in OPTIONS]
             group_of.update(dict.fromkeys(map(id, group["params"]), index))
         params = network.params
         self.groups = [group_of.get(id(p), -1) for p in params]
@@ -64,7 +64,7 @@ class Update:
             _refuse_parameters(optimizer, network, self.groups)
 
         self.params_with_momentum: list[Tensor] = params  # type: ignore[assignment]
-        momentum = self.options[:: len(_OPTIONS)]
+        momentum = self.options[:: len(OPTIONS)]
         if 0 in momentum:
             self.params_with_momentum = [
                 p for p, index in zip(params, self.groups, strict=True) if momentum[index] != 0

@@ -2,7 +2,8 @@
 
 An engine is a model, its optimizer, and `train`, which takes as many SGD steps as the given order
 of samples has batches. "fused" has them taken by gdext.FusedTrainer, the others by an ordinary loop
-over gdext's layers and over PyTorch's own. All engines start from the same weights for the same
+over gdext's layers and over PyTorch's own. Several processes take each step together: sample i of a
+batch is that of process i modulo their number. All engines start from the same weights for the same
 seed, and their state_dicts have the same keys ("0.weight", "0.bias", "1.weight", ...), so that a
 run can change engines at a checkpoint.
 """
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from gdext import FusedTrainer
+    from gdext.training.processes import Processes
 
 DTYPES = {
     "float32": torch.float32,
@@ -67,6 +69,12 @@ class Engine:
     optimizer: torch.optim.Optimizer
     loss: nn.Module
     trainer: FusedTrainer | None
+    processes: Processes
+
+    def __post_init__(self) -> None:
+        self._forward: nn.Module = self.model
+        if self.processes.size > 1 and self.trainer is None:
+            self._forward = nn.parallel.DistributedDataParallel(self.model)
 
     def train(
         self, inputs: Tensor, targets: Tensor, order: Tensor, batch_size: int, lr: Tensor
@@ -81,18 +89,32 @@ class Engine:
         Returns:
             float64 [ceil(M / batch_size)], each step's mean loss, before its update.
         """
+        rank, size = self.processes.rank, self.processes.size
+        if self.trainer is not None and size > 1:
+            own = order[torch.arange(len(order)) % batch_size % size == rank]
+            own_size = len(range(rank, batch_size, size))
+            return self.trainer.run(inputs, targets, own_size, order=own, lr=lr, steps=len(lr))
         if self.trainer is not None:
             return self.trainer.run(inputs, targets, batch_size, order=order, lr=lr)
         losses = []
         for batch, rate in zip(order.split(batch_size), lr.tolist(), strict=True):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            loss = self.loss(self.model(inputs[batch]), targets[batch])
+            own = batch[rank::size]
+            output = self._forward(inputs[own])
+            # The mean of no samples is no number; their sum is 0, and so are its gradients.
+            loss = self.loss(output, targets[own]) if len(own) else output.sum()
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            # DistributedDataParallel takes the mean over the processes, of unlike shares too.
+            weight = len(own) * size / len(batch)
+            (loss if weight == 1 else loss * weight).backward()
             self.optimizer.step()
             losses.append(loss.detach())
-        return torch.stack(losses).double()
+        means = torch.stack(losses).double()
+        if size == 1:
+            return means
+        shares = [len(batch[rank::size]) / len(batch) for batch in order.split(batch_size)]
+        return self.processes.sum_(means * torch.tensor(shares).to(means))
 
     def chunk(self, batch_size: int) -> int:
         """The number of steps for one call of `train`."""
@@ -131,7 +153,7 @@ def choose(name: str, device: torch.device) -> str:
     return name
 
 
-def build(options: Namespace, device: torch.device) -> Engine:
+def build(options: Namespace, device: torch.device, processes: Processes) -> Engine:
     """The engine that `options` ask for. Weights are drawn on the CPU in float32, then converted:
     a seed means the same network for every engine, device and (up to rounding) dtype.
 
@@ -154,8 +176,9 @@ def build(options: Namespace, device: torch.device) -> Engine:
     if name == "fused":
         from gdext import FusedTrainer
 
-        trainer = FusedTrainer(model, optimizer, loss)
-    return Engine(name, model, optimizer, loss, trainer)
+        group = torch.distributed.group.WORLD if processes.size > 1 else None
+        trainer = FusedTrainer(model, optimizer, loss, process_group=group)
+    return Engine(name, model, optimizer, loss, trainer, processes)
 
 
 # The learning rate's factor at t epochs after the start (float64, any shape), of so many epochs.

@@ -102,27 +102,38 @@ def train(
         bar = open_bar(position.epoch + 1, position.step * batch_size)
         try:
             while position.step < steps_per_epoch:
-                if stop.number is not None:
+                if number := engine.processes.greatest(stop.number or 0):  # of any process's signal
+                    stop.number = number
                     return Outcome.INTERRUPTED
                 begin = time.perf_counter()
                 part = order[position.step * batch_size :][: chunk * batch_size]
-                losses = engine.train(
-                    data.train.inputs,
-                    data.train.targets,
-                    part,
-                    batch_size,
-                    rates[position.step :][:chunk],
-                )
+                with engine.processes.watched():
+                    losses = engine.train(
+                        data.train.inputs,
+                        data.train.targets,
+                        part,
+                        batch_size,
+                        rates[position.step :][:chunk],
+                    )
                 losses = losses.cpu()  # waits for the device
                 position.seconds += time.perf_counter() - begin
                 _require_finite(losses, position)
                 sizes = torch.tensor([len(batch) for batch in part.split(batch_size)])
-                position.loss_sum += float((losses * sizes).sum())
+                for loss_of_batch in (losses * sizes).tolist():
+                    position.loss_sum += loss_of_batch  # in this order, however a run was broken up
                 position.step += len(losses)
                 bar.update(len(part))
         finally:
             bar.close()
-        row = _metrics(engine, float(rates.mean()), data.test, position, count, loss)
+        engine.processes.check_same(engine.model.parameters())
+        mean = float(rates.mean())
+        row = engine.processes.first(
+            lambda: _metrics(engine, mean, data.test, position, count, loss)  # noqa: B023
+        )
+        if not math.isfinite(row["test_loss"]):
+            raise Diverged(
+                f"epoch {position.epoch + 1}, after its last step: test loss {row['test_loss']}"
+            )
         position.epoch += 1
         position.step, position.loss_sum, position.seconds = 0, 0.0, 0.0
         position.order_state = generator.get_state()
@@ -159,8 +170,6 @@ def _metrics(
 ) -> dict[str, float]:
     outputs, labels = outputs_of(engine.model, test.inputs), test.labels.cpu()
     test_loss = float(loss_per_sample(outputs, labels, loss).mean())
-    if not math.isfinite(test_loss):
-        raise Diverged(f"epoch {position.epoch + 1}, after its last step: test loss {test_loss}")
     return {
         "epoch": position.epoch + 1,
         "train_loss": position.loss_sum / count,

@@ -55,7 +55,12 @@ Trains a multi-layer perceptron on MNIST by stochastic gradient descent."""
 EPILOG = """\
 exit codes: 0 trained (and --target-accuracy, if given, was reached); 1 the target was missed or
 training diverged; 2 bad arguments, data, checkpoint or output folder; 130 stopped by Ctrl-C
-(143 by SIGTERM), saved, --resume continues."""
+(143 by SIGTERM), saved, --resume continues; 3 another process of the run has ended, --resume
+continues from the last checkpoint.
+
+several processes, on one machine or more: torchrun --nproc-per-node 2 scripts/train_mnist.py ...
+They share each step's samples, hold the same weights, which is checked after each epoch, and the
+first one writes and prints. With --device cuda each takes a GPU of its own."""
 
 
 class UsageError(Exception):
@@ -116,7 +121,9 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     add("loss", "mse is taken against one-hot targets", choices=[*LOSSES])
     add(
         "batch_size",
-        "samples per step: 1 is the textbook's SGD, full is gradient descent",
+        "samples per step: 1 is the textbook's SGD, full is gradient descent. Of all processes "
+        "together, each of which takes its share, so that their number changes no result "
+        "but by rounding",
         type=samples,
         metavar="N|full",
     )

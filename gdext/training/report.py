@@ -21,6 +21,19 @@ def optional(module: str, package: str, purpose: str) -> ModuleType | None:
     return importlib.import_module(module)
 
 
+class NoReport:
+    """Tells nothing: another process does."""
+
+    def open_bar(self, epoch: int, samples_done: int) -> Any:
+        return _NoBar()
+
+    def end_epoch(self, row: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class Report:
     """Writes a run's metrics as they come. Rows of `history`, from before a resume, go to
     metrics.jsonl again, so that it holds each epoch once however the run was interrupted."""

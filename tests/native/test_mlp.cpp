@@ -1,5 +1,6 @@
-// contract/mlp.h: one step against the naive one; many steps against as many calls of one step, bit
-// by bit.
+// contract/mlp.h: one step, and its gradients, against the naive one; many steps against as many
+// calls of one step, bit by bit.
+#include <functional>
 #include <memory>
 #include <new>
 
@@ -47,6 +48,39 @@ class MlpTest {
     }
   }
 
+  // The first step's gradients in place of its update.
+  void check_gradients() {
+    using A = acc_t<T>;
+    MlpTest after = *this;
+    std::vector<std::vector<A>> dw, db;
+    for (const Layer<T>& layer : in_.layers) {
+      dw.push_back(unwritten<A>(layer.w.O * layer.w.I));
+      db.push_back(unwritten<A>(layer.b.O * layer.b.I));
+    }
+    double loss = NAN;
+    Call call = after.call([&](std::vector<MlpLayer>& layers) {
+      for (size_t l = 0; l < layers.size(); ++l) {
+        layers[l].w.gradient = dw[l].data();
+        if (in_.c.biased) layers[l].b.gradient = db[l].data();
+      }
+    });
+    call.args.samples = std::min(in_.c.B, in_.c.samples);
+    call.args.lr = nullptr;
+    call.args.losses = &loss;
+    run(call);
+    const NaiveStep<T> want(in_);
+    check("loss", 0, loss, want.loss);
+    for (size_t l = 0; l < in_.layers.size(); ++l) {
+      const std::string of_layer = " of layer " + std::to_string(l);
+      for (size_t i = 0; i < dw[l].size(); ++i) check("dw" + of_layer, i, dw[l][i], want.dw[l][i]);
+      for (size_t i = 0; i < db[l].size(); ++i) check("db" + of_layer, i, db[l][i], want.db[l][i]);
+      same_bits("w, where a gradient is wanted", after.in_.layers[l].w.p, in_.layers[l].w.p);
+      same_bits("b, where a gradient is wanted", after.in_.layers[l].b.p, in_.layers[l].b.p);
+      same_bits("momentum of w, likewise", after.in_.layers[l].w.m, in_.layers[l].w.m);
+      same_bits("momentum of b, likewise", after.in_.layers[l].b.m, in_.layers[l].b.m);
+    }
+  }
+
   // All steps in one call, and in a call for each.
   void check_bits() {
     MlpTest together = *this, apart = *this;
@@ -74,12 +108,14 @@ class MlpTest {
     MlpArgs args;
   };
 
-  Call call() {
+  // `change` may add to the layers, before memory is taken for them.
+  Call call(const std::function<void(std::vector<MlpLayer>&)>& change = nullptr) {
     Call call;
     for (size_t l = 0; l < in_.layers.size(); ++l)
       call.layers.push_back({in_.c.sizes[l], in_.c.sizes[l + 1], in_.activation(l),
                              in_.layers[l].w.argument(in_.c, 0),
                              in_.c.biased ? in_.layers[l].b.argument(in_.c, 1) : MlpParameter{}});
+    if (change) change(call.layers);
     groups_ = {in_.group(0), in_.group(1)};
     MlpArgs& args = call.args;
     args = {.dtype = dtype_of<T>(),
@@ -103,6 +139,7 @@ class MlpTest {
             .class_weight = in_.c.weighted ? in_.class_weight.data() : nullptr,
             .ignore_index = P::kIgnored,
             .label_smoothing = in_.c.weighted ? P::kSmoothing : 0,
+            .norms = nullptr,
             .threads = in_.c.threads,
             .packed = nullptr,
             .scratch = nullptr,
@@ -153,7 +190,7 @@ class MlpTest {
   static void same_bits(const char* what, const std::vector<E>& a, const std::vector<E>& b) {
     compared += static_cast<long>(a.size());
     if (a.size() != b.size() || (!a.empty() && memcmp(a.data(), b.data(), a.size() * sizeof(E))))
-      fail(std::string(what) + ": other bits in one call than in a call for each step");
+      fail(std::string(what) + ": other bits than they must have");
   }
   static void check(const std::string& what, int64_t at, double got, const Bounded& want) {
     ++compared;
@@ -207,6 +244,7 @@ void check(const MlpCase& c) {
              c.momentum, "first", c.first, "weighted", c.weighted, "sparse", c.sparse);
   MlpTest<T> test(c);
   test.check_step();
+  test.check_gradients();
   test.check_bits();
 }
 
