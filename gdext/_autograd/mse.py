@@ -1,5 +1,9 @@
-"""mse: C = sum_i w_i (x_i - t_i)^2 / norm and its two backward passes. The maths:
-csrc/contract/mse.h."""
+"""mse: C = sum_i w_i (x_i - t_i)^2 / norm and its derivatives, in reverse and in forward mode. The
+maths: csrc/contract/mse.h.
+
+Both modes are made of S(u, dy, x - t) = sum_i u_i 2 w_i dy_i (x_i - t_i) / norm, linear in each of
+the three: the gradient dx is dS/du, and the tangent of C along u is dS/d(dy).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gdext._autograd.checks import check_devices
-from gdext._autograd.eager import first_output
-from gdext._autograd.twice import BackwardOfBackward
+from gdext._autograd.eager import first_output, is_differentiated, with_jvp
+from gdext._autograd.twice import last_derivative
 
 NONE = 0
 
@@ -64,26 +68,37 @@ class Mse(Function):
         return _mse(x, target, weight, reduction)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Any:
         x, target, weight, ctx.reduction = inputs
         _, norm = output
         ctx.mark_non_differentiable(norm)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, target, weight, norm)
+        to_save = x, target, weight, norm
+        ctx.save_for_backward(*to_save)
+        return to_save
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _dnorm: None = None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return None, None, None, None
-        need_x, need_t, _, _ = ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            dx = MseBackward.apply(dy, *ctx.saved_tensors, ctx.reduction)
-        else:  # nothing will differentiate this: spare the node
+        need_x, need_t, need_w, _ = ctx.needs_input_grad
+        refuse_derivative("mse_loss", need_w)
+        if is_differentiated():
+            dx = mse_backward(dy, *ctx.saved_tensors, ctx.reduction)
+        else:  # spare the node
             dx = _mse_backward(dy, *ctx.saved_tensors)
         return dx if need_x else None, -dx if need_t else None, None, None
 
 
-mse = first_output(Mse)
+def _mse_jvp(
+    ctx: Any, tx: Tensor | None, tt: Tensor | None, tw: Tensor | None, _: None
+) -> tuple[Tensor | None, None]:
+    refuse_derivative("mse_loss", tw is not None)
+    u = _difference(tx, tt)
+    return None if u is None else mse_along(u, *ctx.saved_tensors, ctx.reduction), None
+
+
+mse = first_output(Mse, _mse_jvp)
 
 
 class MseBackward(Function):
@@ -103,14 +118,166 @@ class MseBackward(Function):
         return _mse_backward(dy, x, target, weight, norm)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.reduction = inputs
-        ctx.save_for_backward(*tensors)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Any:
+        *to_save, ctx.reduction = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*to_save)
+        return to_save
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
-        _, need_x, need_t, _, _, _ = ctx.needs_input_grad
-        gdy, gx = BackwardOfBackward.apply(
-            _mse_double_backward, u, *ctx.saved_tensors, ctx.reduction
-        )
+    def backward(ctx: Any, u: Tensor | None) -> tuple[Tensor | None, ...]:
+        if u is None:
+            return (None,) * 6
+        _, need_x, need_t, need_w, _, _ = ctx.needs_input_grad
+        refuse_derivative("mse_loss", need_w)
+        gdy, gx = last_derivative(_mse_double_backward, u, *ctx.saved_tensors, ctx.reduction)
         return gdy, gx if need_x else None, -gx if need_t else None, None, None, None
+
+
+def _mse_backward_jvp(
+    ctx: Any,
+    tdy: Tensor | None,
+    tx: Tensor | None,
+    tt: Tensor | None,
+    tw: Tensor | None,
+    _norm: None,
+    _reduction: None,
+) -> Tensor | None:
+    refuse_derivative("mse_loss", tw is not None)
+    u = _difference(tx, tt)
+    if tdy is None and u is None:
+        return None
+    return last_derivative(_tangent_of_gradient, tdy, u, *ctx.saved_tensors, ctx.reduction)[0]
+
+
+mse_backward = with_jvp(MseBackward, _mse_backward_jvp)
+
+
+class MseAlong(Function):
+    """(u, x, target, weight, norm, reduction) -> C's tangent along x - target's tangent u."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        u: Tensor,
+        x: Tensor,
+        target: Tensor,
+        weight: Tensor | None,
+        norm: Tensor,
+        reduction: int,
+    ) -> Tensor:
+        return _tangent(u, x, target, weight, norm, reduction)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Any:
+        *to_save, ctx.reduction = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*to_save)
+        return to_save
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
+        if dy is None:
+            return (None,) * 6
+        _, need_x, need_t, need_w, _, _ = ctx.needs_input_grad
+        refuse_derivative("mse_loss", need_w)
+        gu, gx = last_derivative(_gradients, dy, *ctx.saved_tensors, ctx.reduction)
+        return gu, gx if need_x else None, -gx if need_t else None, None, None, None
+
+
+def _mse_along_jvp(
+    ctx: Any,
+    tu: Tensor | None,
+    tx: Tensor | None,
+    tt: Tensor | None,
+    tw: Tensor | None,
+    _norm: None,
+    _reduction: None,
+) -> Tensor | None:
+    refuse_derivative("mse_loss", tw is not None)
+    v = _difference(tx, tt)
+    if tu is None and v is None:
+        return None
+    return last_derivative(_tangent_of_tangent, tu, v, *ctx.saved_tensors, ctx.reduction)[0]
+
+
+mse_along = with_jvp(MseAlong, _mse_along_jvp)
+
+
+# Derivatives of S, of tensors without a graph. x - t may be replaced by what it changes by.
+
+
+def _tangent(
+    u: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, norm: Tensor, reduction: int
+) -> Tensor:
+    """dS/d(dy)."""
+    dy = u.new_zeros(u.shape if reduction == NONE else ())  # not read into this result
+    return _mse_double_backward(u, dy, x, target, weight, norm, reduction)[0]
+
+
+def _gradients(
+    dy: Tensor,
+    u: Tensor,
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    norm: Tensor,
+    reduction: int,
+) -> tuple[Tensor, Tensor]:
+    """dS/du and dS/dx."""
+    gx = _mse_double_backward(u, dy, x, target, weight, norm, reduction)[1]
+    return _mse_backward(dy, x, target, weight, norm), gx
+
+
+def _tangent_of_gradient(
+    tdy: Tensor | None,
+    u: Tensor | None,
+    dy: Tensor,
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    norm: Tensor,
+    reduction: int,
+) -> tuple[Tensor]:
+    """dS/du with dy replaced by tdy, and with x - t replaced by u."""
+    tdx = None if tdy is None else _mse_backward(tdy, x, target, weight, norm)
+    if u is not None:
+        gx = _mse_double_backward(u, dy, x, target, weight, norm, reduction)[1]
+        tdx = gx if tdx is None else tdx + gx
+    assert tdx is not None
+    return (tdx,)
+
+
+def _tangent_of_tangent(
+    tu: Tensor | None,
+    v: Tensor | None,
+    u: Tensor,
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    norm: Tensor,
+    reduction: int,
+) -> tuple[Tensor]:
+    """dS/d(dy) with u replaced by tu, and with x - t replaced by v."""
+    t = None if tu is None else _tangent(tu, x, target, weight, norm, reduction)
+    if v is not None:
+        tv = _tangent(u, v, torch.zeros_like(v), weight, norm, reduction)
+        t = tv if t is None else t + tv
+    assert t is not None
+    return (t,)
+
+
+def _difference(tx: Tensor | None, tt: Tensor | None) -> Tensor | None:
+    if tt is None:
+        return tx
+    return -tt if tx is None else tx - tt
+
+
+def refuse_derivative(loss: str, is_wanted: bool) -> None:
+    """Raise where a transform differentiates ``loss`` by its weight: a part would be left out."""
+    if is_wanted:
+        raise RuntimeError(
+            f"{loss}: weight: wanted a constant, since gdext has no derivative by it; got one that "
+            "is differentiated. Use weight.detach()"
+        )
