@@ -1,5 +1,5 @@
-"""Forward-mode differentiation of the layers and losses, alone and with reverse mode around it or in
-it: PyTorch's numbers for the same transform."""
+"""Forward-mode differentiation of the layers and losses, alone and with reverse mode around it or
+in it: PyTorch's numbers for the same transform."""
 
 import itertools
 
@@ -48,10 +48,8 @@ def test_jvp(device, name):
     tangents = tangents_like(args)
     for free in subsets(len(args)):
         chosen = [[every[i] for i in free] for every in (args, tangents)]
-        got, want = (
-            jvp(with_fixed(f, args, free), *map(tuple, chosen)) for f in both(pair)
-        )
-        close(got, want, msg=lambda m: f"{free}: {m}")
+        got, want = (jvp(with_fixed(f, args, free), *map(tuple, chosen)) for f in both(pair))
+        close(got, want, msg=lambda m, free=free: f"{free}: {m}")
 
 
 @PAIR
@@ -135,7 +133,7 @@ def test_derivative_by_one_argument_of_the_derivative_by_another(device, name, o
         got, want = (
             outer(inner(lambda *a, f=f: f(*a).square().sum(), i), k)(*args) for f in both(pair)
         )
-        close(got, want, msg=lambda m: f"d/d{k} d/d{i}: {m}")
+        close(got, want, msg=lambda m, which=(k, i): f"derivative by {which}: {m}")
 
 
 @FEW_PAIRS
@@ -157,7 +155,8 @@ def test_hessian_vector_products(device, name):
         with forward_ad.dual_level():
             duals = tuple(map(forward_ad.make_dual, leaves, tangents))
             grads = torch.autograd.grad(loss(*duals), duals)
-            yield tuple(forward_ad.unpack_dual(g).tangent for g in grads)
+            got = tuple(forward_ad.unpack_dual(g).tangent for g in grads)
+        yield got  # now that the level is closed
 
     for got, want in zip(products(pair.ours), products(pair.theirs), strict=True):
         close(got, want)

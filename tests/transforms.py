@@ -82,10 +82,19 @@ LOSSES = {
     for name in (f"{kind}, {reduction}" for kind in KINDS for reduction in ("mean", "sum", "none"))
 }
 LAYERS = {activation: _layer(activation) for activation in ACTIVATION}
-# one of each kind that has code of its own
-FEW = {
-    name: {**LAYERS, **LOSSES}[name]
-    for name in ("identity", "relu", "tanh", "gelu", "mse, mean", "weighted mse, none")
-    + ("classes, mean", "classes, none", "probabilities, mean")
-}
 PAIRS = {**LAYERS, **LOSSES}
+# One of each kind that has code of its own.
+FEW = {
+    name: PAIRS[name]
+    for name in (
+        "identity",
+        "relu",
+        "tanh",
+        "gelu",
+        "mse, mean",
+        "weighted mse, none",
+        "classes, mean",
+        "classes, none",
+        "probabilities, mean",
+    )
+}

@@ -29,7 +29,8 @@ def optional_in_front(t: Tensor | None, dim: Dim, size: int) -> Tensor | None:
 def one_by_one(
     op: Callable[..., Any], size: int, dims: Sequence[Dim], args: Sequence[Any]
 ) -> list[Tensor]:
-    """The op's outputs for each of the ``size`` slices of ``args`` along ``dims``, stacked.
+    """The op's outputs for each of the ``size`` slices of ``args`` along ``dims``, stacked; those
+    that are empty, as they were not wanted, come as one.
 
     What ``dims`` does not reach, and what has None there, is the same for all.
     """
@@ -38,4 +39,7 @@ def one_by_one(
         for arg, dim in zip(args, [*dims, *[None] * (len(args) - len(dims))], strict=True)
     ]
     outputs = [op(*slices) for slices in zip(*columns, strict=True)]
-    return [torch.stack(column) for column in zip(*outputs, strict=True)]
+    return [
+        column[0] if column[0].shape == (0,) else torch.stack(column)
+        for column in zip(*outputs, strict=True)
+    ]

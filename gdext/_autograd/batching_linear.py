@@ -39,16 +39,17 @@ def _(
         return (y, z), (0, 0 if saves_z else None)
     w, b = in_front(weight, weight_dim, size), optional_in_front(bias, bias_dim, size)
     if x_dim is None:  # columns
-        out_features = w.shape[1]
         flat = None if b is None else b.flatten()
-        y, z = (
-            t.unflatten(-1, (size, out_features)) if t is not None else None
-            for t in _linear(x, w.flatten(0, 1), flat, activation, want_z)
-        )
-        return (y, z), (y.dim() - 2, y.dim() - 2)
+        y, z = _linear(x, w.flatten(0, 1), flat, activation, want_z)
+        models = (size, w.shape[1])
+        if saves_z:
+            z = z.unflatten(-1, models)
+        y = y.unflatten(-1, models)
+        dim = y.dim() - 2
+        return (y, z), (dim, dim if saves_z else None)
     args = (x, w, b, activation, want_z)
     y, z = one_by_one(_linear, size, (x_dim, 0, None if b is None else 0), args)
-    return (y, z), (0, 0)
+    return (y, z), (0, 0 if saves_z else None)
 
 
 @torch.library.register_vmap("gdext::linear_backward")

@@ -26,7 +26,6 @@ from gdext._autograd.mse import (
     _mse,
     _mse_backward,
     _mse_double_backward,
-    accumulation_dtype,
 )
 
 MEAN = 1
@@ -182,9 +181,7 @@ def _(
         for t, dim in zip((u, v), dims, strict=False)
     )
     constants = samples.fold_stats(stats, dims[6]), norm.new_ones(())
-    gdy, gx, gt = _cross_entropy_double_backward(
-        u, v, g, *samples.args, *constants, NONE, *options
-    )
+    gdy, gx, gt = _cross_entropy_double_backward(u, v, g, *samples.args, *constants, NONE, *options)
     gdy = samples.unfold(gdy)
     if reduction != NONE:
         gdy = _sum(gdy) / in_front(norm, dims[7], size)
@@ -231,7 +228,9 @@ class _Samples:
         """What the mean over the samples of each of the V divides by."""
         _, target, weight = self.args
         if target.dtype != torch.int64:
-            return torch.full((), math.prod(self.shape[1:]), dtype=dtype, device=target.device), None
+            return torch.full(
+                (), math.prod(self.shape[1:]), dtype=dtype, device=target.device
+            ), None
         kept = target != ignore_index
         terms = kept if weight is None else weight[target.where(kept, 0)] * kept
         return _sum(self.unfold(terms)).to(dtype), 0

@@ -70,12 +70,9 @@ class CrossEntropy(Function):
         return dx if need_x else None, dt if need_t else None, None, None, None, None
 
 
-def _cross_entropy_jvp(
-    ctx: Any, tx: Tensor | None, tt: Tensor | None, tw: Tensor | None, *_: None
-) -> Tensors:
+def _cross_entropy_jvp(ctx: Any, *tangents: Any) -> Tensors:
+    tx, tt, tw, *_ = tangents
     refuse_derivative("cross_entropy", tw is not None)
-    if tx is None and tt is None:
-        return None, None, None
     return cross_entropy_along(tx, tt, *ctx.saved_tensors, *ctx.options), None, None
 
 
@@ -125,15 +122,11 @@ class CrossEntropyBackward(Function):
         return gdy, gx if need_x else None, gt if need_t else None, *(None,) * 8
 
 
-def _cross_entropy_backward_jvp(
-    ctx: Any, tdy: Tensor | None, tx: Tensor | None, tt: Tensor | None, tw: Tensor | None, *_: None
-) -> Tensors:
+def _cross_entropy_backward_jvp(ctx: Any, *tangents: Any) -> Tensors:
+    tdy, tx, tt, tw, *_ = tangents
     refuse_derivative("cross_entropy", tw is not None)
-    if tdy is None and tx is None and tt is None:
-        return None, None
-    return last_derivative(
-        _tangents_of_gradients, tdy, tx, tt, *ctx.saved_tensors, *ctx.options, *ctx.wanted
-    )
+    options = *ctx.options, *ctx.wanted
+    return last_derivative(_tangents_of_gradients, tdy, tx, tt, *ctx.saved_tensors, *options)
 
 
 cross_entropy_backward = with_jvp(CrossEntropyBackward, _cross_entropy_backward_jvp)
@@ -182,20 +175,10 @@ class CrossEntropyAlong(Function):
         return *grads, *(None,) * 6
 
 
-def _cross_entropy_along_jvp(
-    ctx: Any,
-    tu: Tensor | None,
-    tv: Tensor | None,
-    tx: Tensor | None,
-    tt: Tensor | None,
-    tw: Tensor | None,
-    *_: None,
-) -> Tensor | None:
+def _cross_entropy_along_jvp(ctx: Any, *tangents: Any) -> Tensor:
+    *along, tw, _, _, _, _, _ = tangents
     refuse_derivative("cross_entropy", tw is not None)
-    if tu is None and tv is None and tx is None and tt is None:
-        return None
-    tangents = tu, tv, tx, tt
-    return last_derivative(_tangent_of_tangent, *tangents, *ctx.saved_tensors, *ctx.options)[0]
+    return last_derivative(_tangent_of_tangent, *along, *ctx.saved_tensors, *ctx.options)[0]
 
 
 cross_entropy_along = with_jvp(CrossEntropyAlong, _cross_entropy_along_jvp)

@@ -32,7 +32,14 @@ def not_wanted(outputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor
 
 
 def with_jvp(function: type[Function], jvp: Apply) -> Apply:
-    """What applies ``function``, whose forward-mode derivative is ``jvp``."""
+    """What applies ``function``, whose forward-mode derivative is ``jvp``: (ctx, tangents of the
+    inputs or None...) -> tangents of the outputs. Each output must get one, if only zeros, but for
+    those marked as not differentiable.
+
+    All that jvp does it must leave to functions of this kind. PyTorch calls it with forward mode
+    off, and so takes it from a forward mode around this one too; a function turns it on again, an
+    operator would silently have no tangent.
+    """
     apply, apply_transformed = function.apply, _transformed(function, jvp).apply
 
     def call(*inputs: Any) -> Any:

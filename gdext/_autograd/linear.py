@@ -1,5 +1,8 @@
-"""linear: y = f(x w^T + b), its backward, and the backward of that. The maths:
+"""linear: y = f(x w^T + b) and its derivatives, in reverse and in forward mode. The maths:
 csrc/contract/linear.h.
+
+Reverse and forward mode are made of S(u, v, r, dy) = <u, dx> + <v, dw> + <r, db>, where the
+gradients dx, dw and db are linear in dy: dS/d(dy) is the tangent of y along (u, v, r).
 
 Letters: B batch, I in_features, O out_features; ``[*, I]`` stands for any leading dimensions.
 """
@@ -17,17 +20,16 @@ from gdext._autograd.linear_ops import (
     IDENTITY,
     PIECEWISE_LINEAR,
     SAVES_Z,
-    _activation_double_backward,
     _linear,
     _linear_backward,
 )
 from gdext._autograd.linear_twice import (
     Grads,
-    along,
     double_backward,
-    tangent_of_dz,
+    gradients_of_tangent,
+    tangent,
+    tangent_of_tangent,
     tangents_of_gradients,
-    through_activation,
 )
 from gdext._autograd.twice import last_derivative
 
@@ -111,18 +113,9 @@ def _setup_linear(
     return saved
 
 
-def _linear_jvp(
-    ctx: Any, tx: Tensor | None, tw: Tensor | None, tb: Tensor | None, *_: None
-) -> Grads:
-    """ty = f'(z) (tx w^T + x tw^T + tb)."""
-    x, weight, bias, saved = ctx.saved_tensors
-    tz = along(linear, tx, tw, tb, x, weight)
-    if tz is None:
-        return None, None
-    tz = tz.expand(*x.shape[:-1], len(weight))
-    if saved is None:
-        return tz, None
-    return activation_backward(tz, saved, x, weight, bias, ctx.activation), None
+def _linear_jvp(ctx: Any, *tangents: Any) -> Grads:
+    tx, tw, tb, *_ = tangents
+    return linear_along(tx, tw, tb, *ctx.saved_tensors, ctx.activation), None
 
 
 linear = first_output(Linear, _linear_jvp, setup_eager)
@@ -173,17 +166,8 @@ class LinearBackward(Function):
         return gdy, None, gx, gw, gb, None, None, None, None
 
 
-def _linear_backward_jvp(
-    ctx: Any,
-    tdy: Tensor | None,
-    _saved: Tensor | None,
-    tx: Tensor | None,
-    tw: Tensor | None,
-    tb: Tensor | None,
-    *_: None,
-) -> Grads:
-    if tdy is None and tx is None and tw is None and tb is None:
-        return None, None, None
+def _linear_backward_jvp(ctx: Any, *tangents: Any) -> Grads:
+    tdy, _, tx, tw, tb, *_ = tangents
     return last_derivative(
         tangents_of_gradients, tdy, tx, tw, tb, *ctx.saved_tensors, ctx.activation, *ctx.wanted
     )
@@ -192,56 +176,47 @@ def _linear_backward_jvp(
 linear_backward = with_jvp(LinearBackward, _linear_backward_jvp)
 
 
-class ActivationBackward(Function):
-    """(q [*, O], saved, x, weight, bias, activation) -> q f'(z). ``saved``: as in LinearBackward.
-
-    What forward mode and the backward have in common: q is z's tangent or y's gradient.
-    """
+class LinearAlong(Function):
+    """(u, v, r, x, weight, bias, saved, activation) -> y's tangent along the tangents u of x, v of
+    weight and r of bias, each of them perhaps None. ``saved``: as in LinearBackward."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        q: Tensor,
-        saved: Tensor,
+        u: Tensor | None,
+        v: Tensor | None,
+        r: Tensor | None,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        saved: Tensor | None,
         activation: int,
     ) -> Tensor:
-        return _activation_double_backward(q, q, saved, activation)[0]
+        return tangent(u, v, r, saved, x, weight, activation)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Any:
-        q, saved, x, weight, _, ctx.activation = inputs
+        u, v, r, x, weight, _, saved, ctx.activation = inputs
         ctx.set_materialize_grads(False)
-        to_save = q, saved, x, weight
+        to_save = u, v, r, saved, x, weight
         ctx.save_for_backward(*to_save)
         return to_save
 
     @staticmethod
-    def backward(ctx: Any, c: Tensor | None) -> Grads:
-        if c is None:
-            return (None,) * 6
-        needed = ctx.needs_input_grad[2:5]
-        gq, gx, gw, gb = last_derivative(
-            through_activation, c, *ctx.saved_tensors, ctx.activation, *needed
+    def backward(ctx: Any, dy: Tensor | None) -> Grads:
+        if dy is None:
+            return (None,) * 8
+        needed = ctx.needs_input_grad[:6]
+        grads = last_derivative(
+            gradients_of_tangent, dy, *ctx.saved_tensors, ctx.activation, *needed
         )
-        return gq, None, gx, gw, gb, None
+        return *grads, None, None
 
 
-def _activation_backward_jvp(
-    ctx: Any,
-    tq: Tensor | None,
-    _saved: Tensor | None,
-    tx: Tensor | None,
-    tw: Tensor | None,
-    tb: Tensor | None,
-    _activation: None,
-) -> Tensor | None:
-    if tq is None and tx is None and tw is None and tb is None:
-        return None
-    return last_derivative(tangent_of_dz, tq, tx, tw, tb, *ctx.saved_tensors, ctx.activation)[0]
+def _linear_along_jvp(ctx: Any, *tangents: Any) -> Tensor:
+    *along, _, _ = tangents
+    return last_derivative(tangent_of_tangent, *along, *ctx.saved_tensors, ctx.activation)[0]
 
 
-activation_backward = with_jvp(ActivationBackward, _activation_backward_jvp)
+linear_along = with_jvp(LinearAlong, _linear_along_jvp)

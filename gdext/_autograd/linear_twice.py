@@ -7,8 +7,6 @@ one of them (a gradient, its cotangent u, v or r, a tangent tx, tw or tb) has it
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,6 +19,21 @@ from gdext._autograd.linear_ops import (
 )
 
 Grads = tuple[Tensor | None, ...]
+
+
+def tangent(
+    u: Tensor | None,
+    v: Tensor | None,
+    r: Tensor | None,
+    saved: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
+    activation: int,
+) -> Tensor:
+    """ty = f'(z) (u w^T + x v^T + r), in the letters of csrc/contract/linear.h q f'(z)."""
+    shape = x.new_empty(()).expand(*x.shape[:-1], len(weight))
+    q = _like(shape, _along(u, v, r, x, weight))
+    return q if saved is None else _times_slope(q, saved, activation)
 
 
 def double_backward(
@@ -37,7 +50,7 @@ def double_backward(
     """Gradients of dy, x, weight and bias from the cotangents u of dx, v of dw and r of db, not all
     of them None."""
     need_x, need_w, _ = needed
-    q = along(_product, u, v, r, x, weight)
+    q = _along(u, v, r, x, weight)
     assert q is not None
     q = q.expand(dy.shape)
     if saved is None:
@@ -45,25 +58,29 @@ def double_backward(
         gx = gw = gb = None
     else:
         gdy, gz, dz = _activation_double_backward(q, dy, saved, activation)
-        gx, gw, gb = _gradients(gz, x, weight, *needed)
+        gx, gw, gb = _gradients(gz, x, weight, *needed)  # through z
 
     # through the products: S = <u, dz w> + <v, dz^T x>: x's gradient is dz v, weight's dz^T u
     dz_v, dz_u, _ = _gradients(dz, u, v, need_x and v is not None, need_w and u is not None, False)
     return gdy, _sum(gx, dz_v), _sum(gw, dz_u), gb
 
 
-def through_activation(
-    c: Tensor,
-    q: Tensor,
-    saved: Tensor,
-    x: Tensor | None,
-    weight: Tensor | None,
+def gradients_of_tangent(
+    dy: Tensor,
+    u: Tensor | None,
+    v: Tensor | None,
+    r: Tensor | None,
+    saved: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
     activation: int,
     *needed: bool,
 ) -> Grads:
-    """Gradients of q, x, weight and bias from the cotangent c of q f'(z)."""
-    gq, gz, _ = _activation_double_backward(c, q, saved, activation)
-    return gq, *_gradients(gz, x, weight, *needed)
+    """Gradients of u, v, r, x, weight and bias from the cotangent dy of the tangent."""
+    wanted = list(needed[:3])
+    grads = _linear_backward(dy, saved, x, weight, activation, wanted)
+    _, *others = double_backward(u, v, r, dy, saved, x, weight, activation, *needed[3:])
+    return *(g if want else None for g, want in zip(grads, wanted, strict=True)), *others
 
 
 def tangents_of_gradients(
@@ -78,13 +95,15 @@ def tangents_of_gradients(
     activation: int,
     *wanted: bool,
 ) -> Grads:
-    """The tangents of dx = dz w, dw = dz^T x and db = sum dz."""
+    """The tangents of dx = dz w, dw = dz^T x and db = sum dz, for dz = dy f'(z)."""
     want_x, want_w, _ = wanted
-    dz, tdz = dy, tdy
+    tdz, dz = (torch.zeros_like(dy) if tdy is None else tdy), dy
     if saved is not None:
-        tdz, dz = tangent_of_dz(tdy, tx, tw, tb, dy, saved, x, weight, activation)
-    if tdz is None:  # autograd takes no None beside a tangent
-        tdz = torch.zeros_like(dy)
+        # f'' = 0 where f is piecewise linear, and x or weight may not be there then
+        curved = activation not in PIECEWISE_LINEAR
+        tz = _along(tx, tw, tb, x, weight) if curved else None
+        _, by_z, dz = _activation_double_backward(_like(dy, tz), dy, saved, activation)
+        tdz = by_z if tdy is None else by_z + _times_slope(tdy, saved, activation)
     tdx, tdw, tdb = _gradients(tdz, x, weight, *wanted)
     dz_tw, dz_tx, _ = _gradients(
         dz, tx, tw, want_x and tw is not None, want_w and tx is not None, False
@@ -92,30 +111,36 @@ def tangents_of_gradients(
     return _sum(tdx, dz_tw), _sum(tdw, dz_tx), tdb
 
 
-def tangent_of_dz(
-    tdy: Tensor | None,
+def tangent_of_tangent(
+    tu: Tensor | None,
+    tv: Tensor | None,
+    tr: Tensor | None,
     tx: Tensor | None,
     tw: Tensor | None,
     tb: Tensor | None,
-    dy: Tensor,
-    saved: Tensor,
-    x: Tensor | None,
-    weight: Tensor | None,
+    u: Tensor | None,
+    v: Tensor | None,
+    r: Tensor | None,
+    saved: Tensor | None,
+    x: Tensor,
+    weight: Tensor,
     activation: int,
-) -> Grads:
-    """The tangent of dz = dy f'(z), and dz."""
-    if activation in PIECEWISE_LINEAR:
-        tx = tw = tb = None
-    tz = along(_product, tx, tw, tb, x, weight)
-    tz = torch.zeros_like(dy) if tz is None else tz.expand(dy.shape)
-    _, tdz, dz = _activation_double_backward(tz, dy, saved, activation)
-    if tdy is not None:
-        tdz = tdz + _activation_double_backward(tdy, tdy, saved, activation)[0]
-    return tdz, dz
+) -> tuple[Tensor]:
+    """The tangent of q f'(z), for q = u w^T + x v^T + r: tq f'(z) + q f''(z) tz."""
+    shape = x.new_empty(()).expand(*x.shape[:-1], len(weight))
+    # u tw^T + tx v^T are the products whose both factors change
+    both = None if u is None or tw is None else _product(u, tw, None)
+    if tx is not None and v is not None:
+        both = _sum(both, _product(tx, v, None))
+    tq = _like(shape, _sum(_along(tu, tv, tr, x, weight), both))
+    if saved is None:
+        return (tq,)
+    q, tz = (_like(shape, _along(*along, x, weight)) for along in ((u, v, r), (tx, tw, tb)))
+    by_z = _activation_double_backward(tz, q, saved, activation)[1]
+    return (_times_slope(tq, saved, activation) + by_z,)
 
 
-def along(
-    product: Any,
+def _along(
     u: Tensor | None,
     v: Tensor | None,
     r: Tensor | None,
@@ -125,16 +150,25 @@ def along(
     """u w^T + x v^T + r: how z changes along (u, v, r). None where these are; r alone stays [O]."""
     q = None
     if u is not None:
-        q, r = product(u, weight, r, IDENTITY, False), None
+        q, r = _product(u, weight, r), None
     if v is not None:
-        q, r = _sum(q, product(x, v, r, IDENTITY, False)), None
+        q, r = _sum(q, _product(x, v, r)), None
     return r if q is None else q
 
 
-def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, want_z: bool
-) -> Tensor:
-    return _linear(x, weight, bias, activation, want_z)[0]
+def _product(x: Tensor | None, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return _linear(x, weight, bias, IDENTITY, False)[0]
+
+
+def _like(shape: Tensor, t: Tensor | None) -> Tensor:
+    """t, or zeros, of that shape."""
+    # contiguous, since forward mode writes to tangents
+    return shape.new_zeros(shape.shape) if t is None else t.expand(shape.shape).contiguous()
+
+
+def _times_slope(q: Tensor, saved: Tensor, activation: int) -> Tensor:
+    """q f'(z)."""
+    return _activation_double_backward(q, q, saved, activation)[0]
 
 
 def _gradients(dz: Tensor, x: Tensor | None, weight: Tensor | None, *wanted: bool) -> Grads:

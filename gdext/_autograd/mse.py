@@ -90,12 +90,10 @@ class Mse(Function):
         return dx if need_x else None, -dx if need_t else None, None, None
 
 
-def _mse_jvp(
-    ctx: Any, tx: Tensor | None, tt: Tensor | None, tw: Tensor | None, _: None
-) -> tuple[Tensor | None, None]:
+def _mse_jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+    tx, tt, tw, _ = tangents
     refuse_derivative("mse_loss", tw is not None)
-    u = _difference(tx, tt)
-    return None if u is None else mse_along(u, *ctx.saved_tensors, ctx.reduction), None
+    return mse_along(tx, tt, *ctx.saved_tensors, ctx.reduction), None
 
 
 mse = first_output(Mse, _mse_jvp)
@@ -134,40 +132,32 @@ class MseBackward(Function):
         return gdy, gx if need_x else None, -gx if need_t else None, None, None, None
 
 
-def _mse_backward_jvp(
-    ctx: Any,
-    tdy: Tensor | None,
-    tx: Tensor | None,
-    tt: Tensor | None,
-    tw: Tensor | None,
-    _norm: None,
-    _reduction: None,
-) -> Tensor | None:
+def _mse_backward_jvp(ctx: Any, *tangents: Any) -> Tensor:
+    tdy, tx, tt, tw, *_ = tangents
     refuse_derivative("mse_loss", tw is not None)
-    u = _difference(tx, tt)
-    if tdy is None and u is None:
-        return None
-    return last_derivative(_tangent_of_gradient, tdy, u, *ctx.saved_tensors, ctx.reduction)[0]
+    return last_derivative(_tangent_of_gradient, tdy, tx, tt, *ctx.saved_tensors, ctx.reduction)[0]
 
 
 mse_backward = with_jvp(MseBackward, _mse_backward_jvp)
 
 
 class MseAlong(Function):
-    """(u, x, target, weight, norm, reduction) -> C's tangent along x - target's tangent u."""
+    """(u or None, v or None, x, target, weight, norm, reduction) -> C's tangent along the tangents
+    u of x and v of target."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        u: Tensor,
+        u: Tensor | None,
+        v: Tensor | None,
         x: Tensor,
         target: Tensor,
         weight: Tensor | None,
         norm: Tensor,
         reduction: int,
     ) -> Tensor:
-        return _tangent(u, x, target, weight, norm, reduction)
+        return _tangent(_difference(u, v, x), x, target, weight, norm, reduction)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Any:
@@ -179,98 +169,85 @@ class MseAlong(Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
-            return (None,) * 6
-        _, need_x, need_t, need_w, _, _ = ctx.needs_input_grad
+            return (None,) * 7
+        need_u, need_v, need_x, need_t, need_w, _, _ = ctx.needs_input_grad
         refuse_derivative("mse_loss", need_w)
-        gu, gx = last_derivative(_gradients, dy, *ctx.saved_tensors, ctx.reduction)
-        return gu, gx if need_x else None, -gx if need_t else None, None, None, None
+        gu, gx = last_derivative(_gradients_of_tangent, dy, *ctx.saved_tensors, ctx.reduction)
+        return (
+            gu if need_u else None,
+            -gu if need_v else None,
+            gx if need_x else None,
+            -gx if need_t else None,
+            *(None,) * 3,
+        )
 
 
-def _mse_along_jvp(
-    ctx: Any,
-    tu: Tensor | None,
-    tx: Tensor | None,
-    tt: Tensor | None,
-    tw: Tensor | None,
-    _norm: None,
-    _reduction: None,
-) -> Tensor | None:
+def _mse_along_jvp(ctx: Any, *tangents: Any) -> Tensor:
+    *along, tw, _, _ = tangents
     refuse_derivative("mse_loss", tw is not None)
-    v = _difference(tx, tt)
-    if tu is None and v is None:
-        return None
-    return last_derivative(_tangent_of_tangent, tu, v, *ctx.saved_tensors, ctx.reduction)[0]
+    return last_derivative(_tangent_of_tangent, *along, *ctx.saved_tensors, ctx.reduction)[0]
 
 
 mse_along = with_jvp(MseAlong, _mse_along_jvp)
 
 
-# Derivatives of S, of tensors without a graph. x - t may be replaced by what it changes by.
+# Derivatives of S, of tensors without a graph. `constants`: weight, norm, reduction.
 
 
-def _tangent(
-    u: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, norm: Tensor, reduction: int
-) -> Tensor:
+def _tangent(u: Tensor, x: Tensor, target: Tensor, *constants: Any) -> Tensor:
     """dS/d(dy)."""
-    dy = u.new_zeros(u.shape if reduction == NONE else ())  # not read into this result
-    return _mse_double_backward(u, dy, x, target, weight, norm, reduction)[0]
+    dy = x.new_zeros(())  # S is linear in it
+    return _mse_double_backward(u, dy, x, target, *constants)[0]
 
 
-def _gradients(
-    dy: Tensor,
-    u: Tensor,
-    x: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    norm: Tensor,
-    reduction: int,
+def _gradients_of_tangent(
+    dy: Tensor, u: Tensor | None, v: Tensor | None, x: Tensor, target: Tensor, *constants: Any
 ) -> tuple[Tensor, Tensor]:
     """dS/du and dS/dx."""
-    gx = _mse_double_backward(u, dy, x, target, weight, norm, reduction)[1]
+    weight, norm, _ = constants
+    gx = _mse_double_backward(_difference(u, v, x), dy, x, target, *constants)[1]
     return _mse_backward(dy, x, target, weight, norm), gx
 
 
 def _tangent_of_gradient(
     tdy: Tensor | None,
-    u: Tensor | None,
+    tx: Tensor | None,
+    tt: Tensor | None,
     dy: Tensor,
     x: Tensor,
     target: Tensor,
-    weight: Tensor | None,
-    norm: Tensor,
-    reduction: int,
+    *constants: Any,
 ) -> tuple[Tensor]:
-    """dS/du with dy replaced by tdy, and with x - t replaced by u."""
-    tdx = None if tdy is None else _mse_backward(tdy, x, target, weight, norm)
-    if u is not None:
-        gx = _mse_double_backward(u, dy, x, target, weight, norm, reduction)[1]
-        tdx = gx if tdx is None else tdx + gx
-    assert tdx is not None
+    """dS/du with x - t replaced by its tangent, and with dy replaced by tdy."""
+    weight, norm, _ = constants
+    tdx = _mse_double_backward(_difference(tx, tt, x), dy, x, target, *constants)[1]
+    if tdy is not None:
+        tdx = tdx + _mse_backward(tdy, x, target, weight, norm)
     return (tdx,)
 
 
 def _tangent_of_tangent(
     tu: Tensor | None,
+    tv: Tensor | None,
+    tx: Tensor | None,
+    tt: Tensor | None,
+    u: Tensor | None,
     v: Tensor | None,
-    u: Tensor,
     x: Tensor,
     target: Tensor,
-    weight: Tensor | None,
-    norm: Tensor,
-    reduction: int,
+    *constants: Any,
 ) -> tuple[Tensor]:
-    """dS/d(dy) with u replaced by tu, and with x - t replaced by v."""
-    t = None if tu is None else _tangent(tu, x, target, weight, norm, reduction)
-    if v is not None:
-        tv = _tangent(u, v, torch.zeros_like(v), weight, norm, reduction)
-        t = tv if t is None else t + tv
-    assert t is not None
-    return (t,)
+    """dS/d(dy) with u replaced by its tangent, and with x - t replaced by its own."""
+    by_u = _tangent(_difference(tu, tv, x), x, target, *constants)
+    difference = _difference(tx, tt, x)
+    zero = torch.zeros_like(difference)
+    return (by_u + _tangent(_difference(u, v, x), difference, zero, *constants),)
 
 
-def _difference(tx: Tensor | None, tt: Tensor | None) -> Tensor | None:
+def _difference(tx: Tensor | None, tt: Tensor | None, x: Tensor) -> Tensor:
+    """The tangent of x - t."""
     if tt is None:
-        return tx
+        return torch.zeros_like(x) if tx is None else tx
     return -tt if tx is None else tx - tt
 
 

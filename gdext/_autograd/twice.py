@@ -33,7 +33,7 @@ class BackwardOfBackward(Function):
         return ()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> NoReturn:
+    def backward(ctx: Any, *_: Any) -> NoReturn:
         raise RuntimeError(
             "gdext's functions can be differentiated twice, not a third time: use those of "
             "torch.nn.functional where you need third derivatives"
