@@ -18,7 +18,13 @@ from gdext._autograd.cross_entropy_ops import (
     _cross_entropy_backward,
     _cross_entropy_double_backward,
 )
-from gdext._autograd.eager import first_output, is_differentiated, not_wanted, with_jvp
+from gdext._autograd.eager import (
+    first_output,
+    is_differentiated,
+    not_wanted,
+    tangent_of_constant,
+    with_jvp,
+)
 from gdext._autograd.mse import NONE, accumulation_dtype, refuse_derivative
 from gdext._autograd.twice import last_derivative
 
@@ -73,7 +79,9 @@ class CrossEntropy(Function):
 def _cross_entropy_jvp(ctx: Any, *tangents: Any) -> Tensors:
     tx, tt, tw, *_ = tangents
     refuse_derivative("cross_entropy", tw is not None)
-    return cross_entropy_along(tx, tt, *ctx.saved_tensors, *ctx.options), None, None
+    *_, stats, norm = ctx.saved_tensors
+    t = cross_entropy_along(tx, tt, *ctx.saved_tensors, *ctx.options)
+    return t, tangent_of_constant(stats), tangent_of_constant(norm)
 
 
 cross_entropy = first_output(CrossEntropy, _cross_entropy_jvp)

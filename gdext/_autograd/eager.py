@@ -31,10 +31,17 @@ def not_wanted(outputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor
     return [t for t, want in zip(outputs, wanted, strict=True) if not want]
 
 
+def tangent_of_constant(output: Tensor) -> Tensor | None:
+    """What a jvp returns for an output that its setup_context marked as not differentiable."""
+    # Of what is batched, vmap forgets the mark, and forward mode wants a tangent.
+    is_batched = torch._C._functorch.is_batchedtensor(output)
+    return torch.zeros_like(output) if is_batched else None
+
+
 def with_jvp(function: type[Function], jvp: Apply) -> Apply:
     """What applies ``function``, whose forward-mode derivative is ``jvp``: (ctx, tangents of the
     inputs or None...) -> tangents of the outputs. Each output must get one, if only zeros, but for
-    those marked as not differentiable.
+    those marked as not differentiable, which must get ``tangent_of_constant``.
 
     All that jvp does it must leave to functions of this kind. PyTorch calls it with forward mode
     off, and so takes it from a forward mode around this one too; a function turns it on again, an
@@ -72,7 +79,12 @@ def first_output(
     apply_eager, apply_otherwise = eager.apply, with_jvp(function, jvp)
 
     def call(*inputs: Any) -> Tensor:
-        if torch.compiler.is_compiling() or is_transformed():
+        # is_transformed, but a call of it would take as long as a part of a small layer
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+        ):
             return apply_otherwise(*inputs)[0]
         return apply_eager(*inputs)
 

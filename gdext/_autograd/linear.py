@@ -15,7 +15,13 @@ from typing import Any
 from torch import Tensor
 from torch.autograd import Function
 
-from gdext._autograd.eager import first_output, is_differentiated, not_wanted, with_jvp
+from gdext._autograd.eager import (
+    first_output,
+    is_differentiated,
+    not_wanted,
+    tangent_of_constant,
+    with_jvp,
+)
 from gdext._autograd.linear_ops import (
     IDENTITY,
     PIECEWISE_LINEAR,
@@ -115,7 +121,9 @@ def _setup_linear(
 
 def _linear_jvp(ctx: Any, *tangents: Any) -> Grads:
     tx, tw, tb, *_ = tangents
-    return linear_along(tx, tw, tb, *ctx.saved_tensors, ctx.activation), None
+    *_, saved = ctx.saved_tensors
+    ty = linear_along(tx, tw, tb, *ctx.saved_tensors, ctx.activation)
+    return ty, tangent_of_constant(saved) if ctx.activation in SAVES_Z else None
 
 
 linear = first_output(Linear, _linear_jvp, setup_eager)

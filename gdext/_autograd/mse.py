@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gdext._autograd.checks import check_devices
-from gdext._autograd.eager import first_output, is_differentiated, with_jvp
+from gdext._autograd.eager import first_output, is_differentiated, tangent_of_constant, with_jvp
 from gdext._autograd.twice import last_derivative
 
 NONE = 0
@@ -90,10 +90,11 @@ class Mse(Function):
         return dx if need_x else None, -dx if need_t else None, None, None
 
 
-def _mse_jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, None]:
+def _mse_jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
     tx, tt, tw, _ = tangents
     refuse_derivative("mse_loss", tw is not None)
-    return mse_along(tx, tt, *ctx.saved_tensors, ctx.reduction), None
+    *_, norm = ctx.saved_tensors
+    return mse_along(tx, tt, *ctx.saved_tensors, ctx.reduction), tangent_of_constant(norm)
 
 
 mse = first_output(Mse, _mse_jvp)
