@@ -106,6 +106,8 @@ def test_nested(device, name):
     pair = FEW[name]
     args = pair.arguments(device)
     everything, first = (0,) * len(args), (0, *[None] * (len(args) - 1))
+    if name == "mse, mean":  # torch's own fails for two levels over different arguments
+        pair = pair._replace(theirs=lambda x, t: (x - t).square().mean())
     for inner, outer in itertools.product((everything, first), repeat=2):
         values = batched(batched(args, inner), outer)
         got, want = (vmap(vmap(f, inner), outer)(*values) for f in (pair.ours, pair.theirs))

@@ -49,8 +49,22 @@ def with_jvp(function: type[Function], jvp: Apply) -> Apply:
     """
     apply, apply_transformed = function.apply, _transformed(function, jvp).apply
 
+    # Inside a transform of torch.func that is itself compiled, PyTorch traces functions to wrong
+    # numbers, or fails. So the trace ends here: the default runs the transform uncompiled, and
+    # fullgraph=True raises with this reason.
+    @torch.compiler.disable(
+        reason="gdext cannot be compiled inside a transform of torch.func: compile its result, or "
+        "leave fullgraph out"
+    )
+    def uncompiled(*inputs: Any) -> Any:
+        return apply_transformed(*inputs)
+
     def call(*inputs: Any) -> Any:
-        return apply(*inputs) if torch.compiler.is_compiling() else apply_transformed(*inputs)
+        if torch.compiler.is_compiling():
+            if torch._C._are_functorch_transforms_active():
+                return uncompiled(*inputs)
+            return apply(*inputs)
+        return apply_transformed(*inputs)
 
     return call
 
