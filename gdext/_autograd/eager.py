@@ -53,8 +53,8 @@ def with_jvp(function: type[Function], jvp: Apply) -> Apply:
     # numbers, or fails. So the trace ends here: the default runs the transform uncompiled, and
     # fullgraph=True raises with this reason.
     @torch.compiler.disable(
-        reason="gdext cannot be compiled inside a transform of torch.func: leave fullgraph out, and "
-        "the transform runs uncompiled"
+        reason="gdext cannot be compiled inside a transform of torch.func: leave fullgraph out, "
+        "and the transform runs uncompiled"
     )
     def uncompiled(*inputs: Any) -> Any:
         return apply_transformed(*inputs)
