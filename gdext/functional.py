@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import _reduction
 
+import gdext._autograd.batching_linear
+import gdext._autograd.batching_losses  # noqa: F401  (both register the ops' rules for vmap)
 from gdext._autograd.cross_entropy import cross_entropy as _cross_entropy
-from gdext._autograd.linear import ACTIVATIONS, IDENTITY
+from gdext._autograd.eager import is_transformed
 from gdext._autograd.linear import linear as _linear
+from gdext._autograd.linear_ops import ACTIVATIONS, IDENTITY
 from gdext._autograd.mse import mse as _mse
 
 __all__ = ["ACTIVATIONS", "cross_entropy", "linear", "mse_loss"]
@@ -72,7 +75,7 @@ def linear(
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = _autocast(dtype, input), _autocast(dtype, weight)
         bias = None if bias is None else _autocast(dtype, bias)
-    want_z = torch.is_grad_enabled()
+    want_z = torch.is_grad_enabled() or is_transformed()
     if weight.dim() == 1:
         if bias is not None:
             raise RuntimeError(

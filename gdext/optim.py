@@ -146,9 +146,11 @@ class _Update:
         self.index = index
         self.group = group
         self.params: list[Tensor] = group["params"]
-        self.grads: list[Tensor] = [g for p in self.params if (g := p.grad) is not None]
-        if len(self.grads) < len(self.params):
+        grads: list[Any] = [p.grad for p in self.params]
+        if any(map(operator.is_, grads, itertools.repeat(None))):
             self.params = [p for p in self.params if p.grad is not None]
+            grads = [p.grad for p in self.params]
+        self.grads: list[Tensor] = grads
         self.buffers: list[Any] = []
         self.is_first = False
         if group["momentum"] != 0:

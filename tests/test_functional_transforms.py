@@ -35,7 +35,6 @@ def test_meta_tensors_of_the_wrong_shape():
 
 
 @pytest.mark.parametrize("activation", [None, "relu", "gelu"])
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_torch_func(device, activation):
     layer = Linear(4, 5, activation=activation, device=device, dtype=torch.float64)
     params = {name: p.detach() for name, p in layer.named_parameters()}

@@ -208,7 +208,6 @@ def test_other_layers_are_called():
     assert torch.equal(MLP([4, 2])[:0](x), x)
 
 
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_transforms_and_autocast(device):
     model = MLP([4, 3, 2], "tanh", device=device)
     params = {name: p.detach() for name, p in model.named_parameters()}

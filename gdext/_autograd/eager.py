@@ -1,26 +1,88 @@
-"""How the functions of ``_autograd`` are called."""
+"""How the functions of ``_autograd`` are called: each mode of PyTorch needs another form of them.
+
+A function is written in the setup_context form, which torch.compile takes, with its forward-mode
+rule (jvp) beside it, which torch.compile refuses. Its setup_context returns what it saved.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
+
+Apply = Callable[..., Any]
 
 
-def first_output(function: type[Function]) -> Callable[..., Tensor]:
+def is_transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation follows what is computed."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_differentiated() -> bool:
+    """Whether what a backward computes may be differentiated in its turn."""
+    return torch.is_grad_enabled() or forward_ad._current_level >= 0
+
+
+def not_wanted(outputs: Sequence[Tensor], wanted: Sequence[bool]) -> list[Tensor]:
+    """Those that are empty, since they were not asked for."""
+    return [t for t, want in zip(outputs, wanted, strict=True) if not want]
+
+
+def tangent_of_constant(output: Tensor) -> Tensor | None:
+    """What a jvp returns for an output that its setup_context marked as not differentiable."""
+    # Of what is batched, vmap forgets the mark, and forward mode wants a tangent.
+    is_batched = torch._C._functorch.is_batchedtensor(output)
+    return torch.zeros_like(output) if is_batched else None
+
+
+def with_jvp(function: type[Function], jvp: Apply) -> Apply:
+    """What applies ``function``, whose forward-mode derivative is ``jvp``: (ctx, tangents of the
+    inputs or None...) -> tangents of the outputs. Each output must get one, if only zeros, but for
+    those marked as not differentiable, which must get ``tangent_of_constant``.
+
+    All that jvp does it must leave to functions of this kind. PyTorch calls it with forward mode
+    off, and so takes it from a forward mode around this one too; a function turns it on again, an
+    operator would silently have no tangent.
+    """
+    apply, apply_transformed = function.apply, _transformed(function, jvp).apply
+
+    # Inside a transform of torch.func that is itself compiled, PyTorch traces functions to wrong
+    # numbers, or fails. So the trace ends here: the default runs the transform uncompiled, and
+    # fullgraph=True raises with this reason.
+    @torch.compiler.disable(
+        reason="gdext cannot be compiled inside a transform of torch.func: leave fullgraph out, "
+        "and the transform runs uncompiled"
+    )
+    def uncompiled(*inputs: Any) -> Any:
+        return apply_transformed(*inputs)
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            if torch._C._are_functorch_transforms_active():
+                return uncompiled(*inputs)
+            return apply(*inputs)
+        return apply_transformed(*inputs)
+
+    return call
+
+
+def first_output(
+    function: type[Function], jvp: Apply, setup_eager: Apply | None = None
+) -> Callable[..., Tensor]:
     """What calls ``function`` and returns its first output; the others are its backward's concern.
 
-    ``function`` is in the setup_context form, which torch.func needs. Applied in that form, a
-    function's arguments go through inspect.signature at every call, which costs more than a small
-    layer. So in eager mode the same methods run in the form whose forward takes ctx.
+    Applied in the setup_context form, a function's arguments go through inspect.signature at every
+    call, which costs more than a small layer. So in eager mode the same methods run in the form
+    whose forward takes ctx, with ``setup_eager`` in setup_context's place if it is given.
     """
+    setup_context = setup_eager or function.setup_context
 
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         outputs = function.forward(*inputs)
-        function.setup_context(ctx, inputs, outputs)
+        setup_context(ctx, inputs, outputs)
         return outputs[0]
 
     eager: Any = type(
@@ -28,11 +90,25 @@ def first_output(function: type[Function]) -> Callable[..., Tensor]:
         (Function,),
         {"forward": staticmethod(forward), "backward": staticmethod(function.backward)},
     )
-    apply_eager, apply = eager.apply, function.apply
+    apply_eager, apply_otherwise = eager.apply, with_jvp(function, jvp)
 
     def call(*inputs: Any) -> Tensor:
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-            return apply(*inputs)[0]
+        # is_transformed, but a call of it would take as long as a part of a small layer
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or forward_ad._current_level >= 0
+        ):
+            return apply_otherwise(*inputs)[0]
         return apply_eager(*inputs)
 
     return call
+
+
+def _transformed(function: type[Function], jvp: Apply) -> Any:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        # the same tensors for both: under vmap, ctx remembers one list of batch dimensions
+        ctx.save_for_forward(*function.setup_context(ctx, inputs, output))
+
+    methods = {"setup_context": staticmethod(setup_context), "jvp": staticmethod(jvp)}
+    return type(function.__name__, (function,), methods)

@@ -13,22 +13,16 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gdext._autograd.linear import (
-    SAVES_Z,
-    Grads,
-    Linear,
-    _linear,
-    _linear_backward,
-    values_to_save,
-)
+from gdext._autograd.eager import is_differentiated, is_transformed
+from gdext._autograd.linear import Linear, setup_eager, values_to_save
+from gdext._autograd.linear_ops import SAVES_Z, _linear, _linear_backward
+from gdext._autograd.linear_twice import Grads
 
 
 def is_eager() -> bool:
-    """Whether layers may be joined: not compiled, transformed by torch.func or under autocast."""
+    """Whether layers may be joined: not compiled, under torch.func or forward mode, or autocast."""
     return not (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_any_autocast_enabled()
+        torch.compiler.is_compiling() or is_transformed() or torch._C._is_any_autocast_enabled()
     )
 
 
@@ -68,7 +62,7 @@ class Layers(Function):
         grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         if dy is None:
             return tuple(grads)
-        if torch.is_grad_enabled():
+        if is_differentiated():
             grads[0], *grads[3:] = _differentiable_grads(ctx, saved, dy)
             return tuple(grads)
         for i in range(len(ctx.activations) - 1, -1, -1):
@@ -100,7 +94,7 @@ class Recorded(Function):
     ) -> Tensor:
         y, z = outputs
         y = y.detach()
-        Linear.setup_context(ctx, (x, weight, bias, activation, True), (y, z))
+        setup_eager(ctx, (x, weight, bias, activation, True), (y, z))
         return y
 
     backward = staticmethod(Linear.backward)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 from torch.autograd import Function
 
+from gdext._autograd.eager import with_jvp
+
 
 class BackwardOfBackward(Function):
     """(compute, args...) -> compute(*args), connected to its arguments, so that a third derivative
-    raises.
+    raises, in reverse mode and in forward mode.
 
     torch.autograd.function.once_differentiable is no help here: the node that it raises from hangs
     on nothing, so torch.autograd.grad(second_derivative, x) passes it by and leaves its part out.
@@ -26,12 +28,16 @@ class BackwardOfBackward(Function):
         return compute(*args)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
         ctx.set_materialize_grads(False)
+        return ()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> None:
+    def backward(ctx: Any, *_: Any) -> NoReturn:
         raise RuntimeError(
             "gdext's functions can be differentiated twice, not a third time: use those of "
             "torch.nn.functional where you need third derivatives"
         )
+
+
+last_derivative = with_jvp(BackwardOfBackward, BackwardOfBackward.backward)

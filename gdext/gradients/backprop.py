@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gdext._autograd.linear import _linear_backward
+from gdext._autograd.linear_ops import _linear_backward
 from gdext.gradients.common import (
     Found,
     Gradients,

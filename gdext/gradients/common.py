@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gdext import nn as gdext_nn
-from gdext._autograd.linear import IDENTITY, SAVES_Z, _activation_double_backward, _linear
+from gdext._autograd.linear_ops import IDENTITY, SAVES_Z, _activation_double_backward, _linear
 from gdext._fused.network import Network
 
 Model = nn.Module | Sequence[int]

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gdext._autograd.linear import IDENTITY
+from gdext._autograd.linear_ops import IDENTITY
 from gdext.gradients.common import (
     Found,
     Gradients,
