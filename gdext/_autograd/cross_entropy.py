@@ -128,7 +128,7 @@ class CrossEntropy(Function):
         return dx if need_x else None, dt if need_t else None, None, None, None, None
 
 
-cross_entropy = first_output(CrossEntropy)
+cross_entropy = first_output(CrossEntropy, _cross_entropy)
 
 
 class CrossEntropyBackward(Function):

@@ -86,6 +86,10 @@ class Layers(Function):
         return tuple(grads)
 
 
+# As in eager.py.
+Layers._backward_cls.apply = Layers.backward  # type: ignore[attr-defined]
+
+
 class Recorded(Function):
     """A layer whose outputs are known: (x, weight, bias or None, activation, (y, z)) -> y."""
 

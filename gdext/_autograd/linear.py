@@ -157,7 +157,7 @@ class Linear(Function):
         return dx if need_x else None, dw if need_w else None, db if need_b else None, None, None
 
 
-linear = first_output(Linear)
+linear = first_output(Linear, _linear)
 
 
 class LinearBackward(Function):

@@ -83,7 +83,7 @@ class Mse(Function):
         return dx if need_x else None, -dx if need_t else None, None, None
 
 
-mse = first_output(Mse)
+mse = first_output(Mse, _mse)
 
 
 class MseBackward(Function):
