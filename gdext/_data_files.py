@@ -12,7 +12,15 @@ from typing import BinaryIO, NamedTuple
 
 
 class DataError(RuntimeError):
-    """A data set could not be loaded: a file is missing, corrupt or cannot be fetched."""
+    """A data set could not be loaded: a file is missing, corrupt or cannot be fetched.
+
+    Example::
+
+        >>> try:
+        ...     digits = gdext.data.mnist(download=False)
+        ... except gdext.data.DataError as error:
+        ...     print(error)
+    """
 
 
 class RawFile(NamedTuple):

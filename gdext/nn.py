@@ -71,11 +71,11 @@ class Linear(nn.Linear):
         def __call__(self, input: Tensor) -> Tensor: ...
 
     def forward(self, input: Tensor) -> Tensor:
-        # Not self.weight where the parameter is at hand: that asks Module.__getattr__, late.
-        params = self._parameters
-        weight = params["weight"] if "weight" in params else self.weight
-        bias = params["bias"] if "bias" in params else self.bias
-        return functional.linear(input, cast(Tensor, weight), bias, self.activation)
+        # Spares Module.__getattr__, which takes long, where there is something to spare.
+        weight, bias = self._parameters.get("weight"), self._parameters.get("bias")
+        if weight is None or bias is None:  # no bias, or made from other parameters
+            weight, bias = self.weight, self.bias
+        return functional.linear(input, weight, bias, self.activation)
 
     def extra_repr(self) -> str:
         activation = "" if self.activation is None else f", activation={self.activation!r}"
