@@ -72,7 +72,8 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         # Spares Module.__getattr__, which takes long, where there is something to spare.
-        weight, bias = self._parameters.get("weight"), self._parameters.get("bias")
+        weight: Tensor | None = self._parameters.get("weight")
+        bias: Tensor | None = self._parameters.get("bias")
         if weight is None or bias is None:  # no bias, or made from other parameters
             weight, bias = self.weight, self.bias
         return functional.linear(input, weight, bias, self.activation)

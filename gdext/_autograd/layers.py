@@ -87,7 +87,7 @@ class Layers(Function):
 
 
 # As in eager.py.
-Layers._backward_cls.apply = Layers.backward  # type: ignore[attr-defined]
+Layers._backward_cls.apply = Layers.backward
 
 
 class Recorded(Function):

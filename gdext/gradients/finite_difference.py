@@ -44,8 +44,8 @@ from gdext.gradients.common import (
 def finite_difference(model: Model, loss: Loss, x: Tensor, y: Tensor) -> Gradients:
     """The gradient by central differences, with an estimate of its error.
 
-    dC/dp = (C(p + h) - C(p - h)) / 2h. Where a kink (relu's, say) lies within 2h of a parameter, the
-    estimate says so. Cost: (4 P + 1) B sum_l I[l] O[l] multiplications.
+    dC/dp = (C(p + h) - C(p - h)) / 2h. Where a kink (relu's, say) lies within 2h of a parameter,
+    the estimate says so. Cost: (4 P + 1) B sum_l I[l] O[l] multiplications.
 
     Args:
         model: a torch.nn.Module, or the sizes of an MLP; see ``gdext.gradients``.

@@ -21,12 +21,15 @@ TOP_LEVEL = ("FusedTrainer", "build_info")
 HEAD = """\
 # The public interface
 
-Made from the docstrings by `scripts/write_api_page.py`. Every example runs, after `import torch, gdext`.
+Made from the docstrings by `scripts/write_api_page.py`. Every example runs, after
+`import torch, gdext`.
 What of PyTorch works with these: [compatibility.md](compatibility.md).
 """
 
 # "Args:", and what may follow it in a line of its own.
-_SECTION = re.compile(r"(Args|Attributes|Shape|Returns|Raises|Example|Source[\w ]*)(::?)(?: (.+))?$")
+_SECTION = re.compile(
+    r"(Args|Attributes|Shape|Returns|Raises|Example|Source[\w ]*)(::?)(?: (.+))?$"
+)
 
 
 def page() -> str:
@@ -45,14 +48,21 @@ def public_names() -> list[str]:
 
 def _names(module: ModuleType) -> list[str]:
     """Those of __all__, constants first, then in the order of the alphabet."""
-    return sorted(module.__all__, key=lambda name: (not name.isupper(), name.lower()))
+    return sorted(module.__all__, key=lambda n: (not is_constant(module, n), n.lower()))
+
+
+def is_constant(module: ModuleType, name: str) -> bool:
+    value = getattr(module, name)
+    return not (inspect.isclass(value) or inspect.isfunction(value))
 
 
 def _contents() -> str:
     lines = ["- " + ", ".join(f"[{name}](#{_anchor('gdext.' + name)})" for name in TOP_LEVEL)]
     for module in MODULES:
         links = ", ".join(
-            name if name.isupper() else f"[{name}](#{_anchor(f'{module.__name__}.{name}')})"
+            name
+            if is_constant(module, name)
+            else f"[{name}](#{_anchor(f'{module.__name__}.{name}')})"
             for name in _names(module)
         )
         lines.append(f"- [{module.__name__}](#{_anchor(module.__name__)}): {links}")
@@ -76,7 +86,7 @@ def _of_module(module: ModuleType) -> Iterator[str]:
     yield _prose(inspect.getdoc(module) or "")
     for name in _names(module):
         value = getattr(module, name)
-        if inspect.isclass(value) or inspect.isfunction(value):
+        if not is_constant(module, name):
             yield from _entry(f"{module.__name__}.{name}", value)
         else:
             shown = ", ".join(map(repr, value)) if isinstance(value, tuple | dict) else repr(value)
@@ -111,7 +121,7 @@ def _signature(name: str, value: object) -> str:
         return f"class {name}:\n" + "\n".join(f"    {ast.unparse(field)}" for field in fields)
     if issubclass(value, Exception):
         return f"class {name}({bases})"
-    return f"class {name}(...)  # the arguments of torch's {value.__base__.__name__}"
+    return f"class {name}(...)  # the arguments of torch's {node.name}"
 
 
 def _call(name: str, node: ast.FunctionDef) -> str:
