@@ -12,7 +12,13 @@ from typing import BinaryIO, NamedTuple
 
 
 class DataError(RuntimeError):
-    """A data set could not be loaded: a file is missing, corrupt or cannot be fetched."""
+    """A data set could not be loaded: a file is missing, corrupt or cannot be fetched.
+
+    Example::
+
+        >>> issubclass(gdext.data.DataError, RuntimeError)
+        True
+    """
 
 
 class RawFile(NamedTuple):

@@ -83,6 +83,14 @@ def build_info() -> BuildInfo:
         TORCH_CUDA_ARCH_LIST's notation, e.g. ``["9.0", "12.0+PTX"]``, ``torch_has_cuda``: the
         kernels are compiled in and this PyTorch, being a CUDA build, can call them (whether there
         is a GPU is torch.cuda's to say).
+
+    Example::
+
+        >>> info = gdext.build_info()
+        >>> info["version"] == gdext.__version__
+        True
+        >>> info["cpu"]["in_use"] in info["cpu"]["compiled"]
+        True
     """
     config = json.loads(torch.ops.gdext._build_config())
     return {

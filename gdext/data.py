@@ -39,10 +39,21 @@ MNIST_SHA256 = {
 class ImageSet(NamedTuple):
     """A labelled set of grey images.
 
-    images: uint8 [N, 28, 28], 0 (background) to 255 (ink).
-    labels: int64 [N], indices into `classes`.
-    classes: the name of each class.
-    source: where the images came from and how they were checked.
+    Attributes:
+        images: uint8, 0 (background) to 255 (ink).
+        labels: int64, indices into `classes`.
+        classes: the name of each class.
+        source: where the images came from and how they were checked.
+
+    Shape:
+        images: ``[N, 28, 28]``.
+        labels: ``[N]``.
+
+    Example::
+
+        >>> images, labels, classes, source = gdext.data.mnist(train=False)
+        >>> len(images) == len(labels)
+        True
     """
 
     images: Tensor
@@ -69,10 +80,27 @@ def mnist(
         download: fetch what is missing. A file whose checksum is wrong is named in a warning and
             fetched again.
 
+    Shape:
+        images: ``[N, 28, 28]``, labels: ``[N]``.
+
+    Returns:
+        The set as tensors.
+
     Raises:
         DataError: a file is missing or corrupt and download=False, `root` is not writable, or
             every source failed (the message has each one's reason).
         ImportError: torchvision is not installed or does not fit the installed torch.
+
+    Source: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document
+    recognition", 1998.
+
+    Example::
+
+        >>> train, test = gdext.data.mnist(), gdext.data.mnist(train=False)
+        >>> train.images.shape, test.images.shape
+        (torch.Size([60000, 28, 28]), torch.Size([10000, 28, 28]))
+        >>> train.images.dtype, train.labels.dtype
+        (torch.uint8, torch.int64)
     """
     return _load("MNIST", root, train, download)
 
@@ -82,7 +110,27 @@ def fashion_mnist(
 ) -> ImageSet:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 60,000 and 10,000 images of clothes.
 
-    Fetched from torchvision's mirror only. Arguments and errors as for `mnist`.
+    Fetched from torchvision's mirror only. Arguments, result and errors as for `mnist`.
+
+    Args:
+        root: folder that holds `FashionMNIST/raw/`; default GDEXT_DATA, else `data`.
+        train: the training set, else the test set.
+        download: fetch what is missing.
+
+    Shape:
+        images: ``[N, 28, 28]``, labels: ``[N]``.
+
+    Returns:
+        The set as tensors.
+
+    Raises:
+        DataError, ImportError: as `mnist`.
+
+    Example::
+
+        >>> train = gdext.data.fashion_mnist()
+        >>> train.images.shape, len(train.classes)
+        (torch.Size([60000, 28, 28]), 10)
     """
     return _load("FashionMNIST", root, train, download)
 
@@ -92,7 +140,27 @@ def kmnist(
 ) -> ImageSet:
     """Kuzushiji-MNIST (Clanuwat et al., 2018): 60,000 and 10,000 cursive hiragana, 10 classes.
 
-    Fetched from torchvision's mirror only. Arguments and errors as for `mnist`.
+    Fetched from torchvision's mirror only. Arguments, result and errors as for `mnist`.
+
+    Args:
+        root: folder that holds `KMNIST/raw/`; default GDEXT_DATA, else `data`.
+        train: the training set, else the test set.
+        download: fetch what is missing.
+
+    Shape:
+        images: ``[N, 28, 28]``, labels: ``[N]``.
+
+    Returns:
+        The set as tensors.
+
+    Raises:
+        DataError, ImportError: as `mnist`.
+
+    Example::
+
+        >>> train = gdext.data.kmnist()
+        >>> train.images.shape, len(train.classes)
+        (torch.Size([60000, 28, 28]), 10)
     """
     return _load("KMNIST", root, train, download)
 
@@ -102,7 +170,27 @@ def qmnist(
 ) -> ImageSet:
     """QMNIST (Yadav and Bottou, 2019): MNIST rebuilt from its originals, 60,000 and 60,000.
 
-    Fetched from torchvision's source only. Arguments and errors as for `mnist`.
+    Fetched from torchvision's source only. Arguments, result and errors as for `mnist`.
+
+    Args:
+        root: folder that holds `QMNIST/raw/`; default GDEXT_DATA, else `data`.
+        train: the training set, else the test set.
+        download: fetch what is missing.
+
+    Shape:
+        images: ``[N, 28, 28]``, labels: ``[N]``.
+
+    Returns:
+        The set as tensors.
+
+    Raises:
+        DataError, ImportError: as `mnist`.
+
+    Example::
+
+        >>> train = gdext.data.qmnist()
+        >>> train.images.shape, len(train.classes)
+        (torch.Size([60000, 28, 28]), 10)
     """
     return _load("QMNIST", root, train, download)
 

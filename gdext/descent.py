@@ -29,10 +29,22 @@ Gamma = float | Sequence[float] | Callable[[int], float] | None
 class Trajectory:
     """Where gradient descent has been, N steps.
 
-    points: x[0], ..., x[N], shape [N + 1, *x.shape].
-    values: f there, [N + 1].
-    gradients: grad f there, shape of ``points``.
-    gammas: the learning rate of each step, float64 [N]; ones where there was none.
+    Attributes:
+        points: x[0], ..., x[N].
+        values: f there.
+        gradients: grad f there.
+        gammas: the learning rate of each step, float64; ones where there was none.
+
+    Shape:
+        points, gradients: ``[N + 1, *]``, * the shape of x.
+        values: ``[N + 1]``.
+        gammas: ``[N]``.
+
+    Example::
+
+        >>> path = gdext.descent.descend(lambda x: x**2, torch.tensor(4.0), gamma=0.25, steps=2)
+        >>> path.points.tolist(), path.values.tolist(), path.gammas.tolist()
+        ([4.0, 2.0, 1.0], [16.0, 4.0, 1.0], [0.25, 0.25])
     """
 
     points: Tensor
@@ -42,7 +54,20 @@ class Trajectory:
 
 
 class DivergenceError(ArithmeticError):
-    """Gradient descent ran away; ``trajectory`` is what there is of it."""
+    """Gradient descent ran away; ``trajectory`` is what there is of it.
+
+    Args:
+        message: what is said.
+        trajectory: up to the point where that was seen.
+
+    Example::
+
+        >>> try:
+        ...     gdext.descent.descend(lambda x: x**2, torch.tensor(1.0), gamma=2.0)
+        ... except gdext.descent.DivergenceError as error:
+        ...     print(error.trajectory.points[:3].tolist())
+        [1.0, -3.0, 9.0]
+    """
 
     def __init__(self, message: str, trajectory: Trajectory) -> None:
         super().__init__(message)
@@ -53,7 +78,8 @@ class DivergenceError(ArithmeticError):
 def descend(
     f: Callable[[Tensor], Tensor], x0: Tensor, gamma: Gamma = None, steps: int | None = None
 ) -> Trajectory:
-    """Takes ``steps`` steps of gradient descent on ``f`` from ``x0``, which is left as it is.
+    """Takes ``steps`` steps of gradient descent on ``f`` from ``x0``, which is left as it is:
+    x[n+1] = x[n] - gamma[n] grad f(x[n]).
 
     Args:
         f: a differentiable function of a tensor of x0's shape and dtype; returns a scalar. It is
@@ -63,6 +89,12 @@ def descend(
             of the step's number n = 0, 1, ... None: no learning rate, x[n+1] = x[n] - grad f(x[n]).
         steps: N; by default as many as ``gamma`` has numbers, else 100.
 
+    Shape:
+        x0: ``[*]``, any; f returns ``[]``.
+
+    Returns:
+        The trajectory: points, values, gradients and learning rates.
+
     Raises:
         DivergenceError: f or its gradient is infinite or NaN, or f has grown for 10 steps in a row
             to more than f(x0). Its ``trajectory`` ends with the point where that was seen.
@@ -71,13 +103,14 @@ def descend(
         ValueError: f returns no scalar, or one that does not depend on x; a learning rate that is
             negative, infinite or NaN; steps < 0 or more than gamma has numbers; x0 is empty.
 
-    Example::
-
-        >>> descend(lambda x: x**2, torch.tensor(-3.0), gamma=1.0, steps=3).points.tolist()
-        [-3.0, 3.0, -3.0, 3.0]
-
     Source: Cauchy, "Methode generale pour la resolution des systemes d'equations simultanees",
     1847.
+
+    Example::
+
+        >>> x0 = torch.tensor(-3.0)
+        >>> gdext.descent.descend(lambda x: x**2, x0, gamma=1.0, steps=3).points.tolist()
+        [-3.0, 3.0, -3.0, 3.0]
     """
     if not isinstance(x0, Tensor) or not x0.is_floating_point():
         got = x0.dtype if isinstance(x0, Tensor) else type(x0).__name__

@@ -48,21 +48,44 @@ def linear(
 ) -> Tensor:
     r"""y = f(x w^T + b), in one kernel forward and one pass backward.
 
+    As ``torch.nn.functional.linear``, with the activation f that follows it. Its gradients, with
+    dz = dy f'(z) and z = x w^T + b, are dx = dz w, dw = dz^T x and db = sum of dz.
+
     Args:
-        input: x, shape ``[*, I]``: any leading dimensions, any strides.
-        weight: w, shape ``[O, I]``, or ``[I]`` (then without bias).
-        bias: b, shape ``[O]``, or one that broadcasts to it.
+        input: x: any leading dimensions, any strides.
+        weight: w.
+        bias: b, or None.
         activation: f, one of ``ACTIVATIONS``; None is "identity". Each has PyTorch's default
             parameters (leaky_relu: slope 0.01; elu: alpha 1; softplus: beta 1, threshold 20);
             "scaled_tanh" is 1.7159 tanh(2/3 z) (LeCun et al., "Efficient BackProp", 1998).
 
+    Shape:
+        input: ``[*, I]``, I in_features.
+        weight: ``[O, I]``, O out_features, or ``[I]`` (then without bias).
+        bias: ``[O]``, or one that broadcasts to it.
+        output: ``[*, O]`` (``[*]`` for a weight of shape ``[I]``).
+
     Returns:
-        y, shape ``[*, O]`` (``[*]`` for a weight of shape ``[I]``).
+        y, in the dtype of ``input``.
 
     Raises:
         RuntimeError: shapes do not fit, or dtypes or devices differ or have no kernel.
         TypeError: ``input``, ``weight`` or ``bias`` is no tensor.
         ValueError: ``activation`` is not known.
+
+    Source: csrc/contract/linear.h; the gradients are those of Rumelhart, Hinton and Williams,
+    "Learning representations by back-propagating errors", 1986.
+
+    Example::
+
+        >>> x = torch.tensor([[1.0, -2.0]])
+        >>> w = torch.tensor([[1.0, 1.0], [2.0, 0.0]], requires_grad=True)
+        >>> y = gdext.functional.linear(x, w, activation="relu")
+        >>> y.tolist()
+        [[0.0, 2.0]]
+        >>> y.sum().backward()
+        >>> w.grad.tolist()
+        [[0.0, 0.0], [1.0, -2.0]]
     """
     number = activation_number(activation)
     if not (
@@ -71,7 +94,7 @@ def linear(
         and (bias is None or isinstance(bias, Tensor))
     ):
         _refuse_other_than_tensors(input=input, weight=weight, bias=bias)
-    if _is_autocast(input):
+    if torch._C._is_any_autocast_enabled() and _is_autocast(input):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = _autocast(dtype, input), _autocast(dtype, weight)
         bias = None if bias is None else _autocast(dtype, bias)
@@ -83,7 +106,7 @@ def linear(
                 f"got shape {list(bias.shape)}"
             )
         return _linear(input, weight.unsqueeze(0), None, number, want_z).squeeze(-1)
-    if bias is not None and (bias.dim() != 1 or len(bias) == 1):
+    if bias is not None and (bias.dim() != 1 or bias.numel() == 1):
         bias = _row_of(bias, weight)
     return _linear(input, weight, bias, number, want_z)
 
@@ -122,13 +145,29 @@ def mse_loss(
             the number of terms (the sum of ``weight`` where it is given).
         weight: w, of ``input``'s shape; not differentiable. None: ones.
 
+    Shape:
+        input, target, weight: ``[*]``, any and the same.
+        output: that of ``input`` (as broadcast) for "none", else ``[]``.
+
     Returns:
-        C, of the (broadcast) input's shape for "none", else 0-dimensional.
+        C, in the dtype of ``input`` (as promoted).
 
     Raises:
         RuntimeError: shapes do not broadcast, devices differ, or ``weight`` requires a gradient.
         NotImplementedError: no kernel for the dtype.
         ValueError: ``reduction`` is not known, or ``weight`` has not the size of ``input``.
+
+    Source: csrc/contract/mse.h; ``torch.nn.functional.mse_loss``.
+
+    Example::
+
+        >>> x = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
+        >>> loss = gdext.functional.mse_loss(x, torch.tensor([1.0, 1.0, 2.0]), reduction="sum")
+        >>> loss.item()
+        5.0
+        >>> loss.backward()
+        >>> x.grad.tolist()
+        [0.0, 2.0, 4.0]
     """
     if target.size() != input.size():
         warnings.warn(
@@ -173,11 +212,13 @@ def cross_entropy(
     q_c = w_c ((1 - e) t_c + e / C). Computed from shifted logits, so that logits of 1e4 are no
     trouble.
 
+    With p = softmax(x), its gradient with respect to the logits is dC/dx_c = p_c sum_k q_k - q_c.
+
     Args:
-        input: logits x, shape ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]``.
-        target: class indices (int64 or uint8), shape ``[]``, ``[N]`` or ``[N, d1, ...]``, or class
-            probabilities, of ``input``'s shape and floating; probabilities are differentiable.
-        weight: w, shape ``[C]``, one factor per class; not differentiable. None: ones.
+        input: logits x.
+        target: class indices (int64 or uint8), or class probabilities t, floating; probabilities
+            are differentiable.
+        weight: w, one factor per class; not differentiable. None: ones.
         size_average, reduce: deprecated in torch; see ``reduction``.
         ignore_index: samples with this class index count neither in the loss nor in the mean.
         reduction: "none": the samples' losses; "sum": their sum; "mean": their sum over the
@@ -185,14 +226,32 @@ def cross_entropy(
             (probabilities).
         label_smoothing: e, from 0 to 1.
 
+    Shape:
+        input: ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]``: N samples, C classes.
+        target: class indices: ``[]``, ``[N]`` or ``[N, d1, ...]``; probabilities: as ``input``.
+        weight: ``[C]``.
+        output: that of class indices for "none", else ``[]``.
+
     Returns:
-        C, shape ``[]``, ``[N]`` or ``[N, d1, ...]`` for "none", else 0-dimensional. The mean over
-        no sample is NaN.
+        C, in the dtype of ``input``. The mean over no sample is NaN.
 
     Raises:
         IndexError: a class index is out of bounds (on CUDA the kernel traps, as PyTorch's does).
         RuntimeError: shapes, dtypes or devices do not fit, or ``weight`` requires a gradient.
         ValueError: batch sizes differ, or ``reduction`` is not known.
+
+    Source: csrc/contract/cross_entropy.h; label smoothing: Szegedy et al., "Rethinking the
+    Inception Architecture for Computer Vision", 2016.
+
+    Example::
+
+        >>> logits = torch.zeros(2, 4, requires_grad=True)
+        >>> loss = gdext.functional.cross_entropy(logits, torch.tensor([0, 3]))
+        >>> print(f"{loss.item():.4f}")  # log 4
+        1.3863
+        >>> loss.backward()
+        >>> logits.grad[0].tolist()
+        [-0.375, 0.125, 0.125, 0.125]
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
@@ -202,7 +261,18 @@ def cross_entropy(
     if _is_autocast(input):
         input, target = _autocast(torch.float32, input), _autocast(torch.float32, target)
         weight = None if weight is None else _autocast(torch.float32, weight)
-    if target.dtype.is_floating_point:
+    dtype, dim = target.dtype, input.dim()
+    if dtype in (torch.int64, torch.uint8):
+        if dtype is torch.uint8:
+            target = target.long()
+        if dim > 1 and target.dim() > 0 and input.size(0) != target.size(0):
+            raise ValueError(
+                f"Expected input batch_size ({input.size(0)}) to match target batch_size "
+                f"({target.size(0)})."
+            )
+        if dim == 1 and target.shape == (1,):
+            target = target[0]
+    elif dtype.is_floating_point:
         if ignore_index >= 0:
             raise RuntimeError(
                 "cross_entropy: ignore_index is not supported for floating point target "
@@ -212,15 +282,6 @@ def cross_entropy(
             [input, target] if weight is None else [input, target, weight]
         )
         weight = promoted[0] if promoted else None
-    elif target.dtype in (torch.int64, torch.uint8):
-        target = target.long()
-        if input.dim() > 1 and target.dim() > 0 and input.shape[0] != target.shape[0]:
-            raise ValueError(
-                f"Expected input batch_size ({input.shape[0]}) to match target batch_size "
-                f"({target.shape[0]})."
-            )
-        if input.dim() == 1 and target.shape == (1,):
-            target = target[0]
     else:
         raise RuntimeError(
             "cross_entropy: target: wanted class indices (int64 or uint8) or class probabilities "

@@ -75,18 +75,21 @@ class FusedTrainer:
             some ranks may have taken a step that others have not, and all should go on from a
             checkpoint.
 
+    Source: the steps are those of csrc/contract/mlp.h; the update's, see :class:`gdext.optim.SGD`.
+
     Example::
 
-        model = gdext.nn.MLP([784, 512, 10])
-        optimizer = gdext.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        trainer = gdext.FusedTrainer(model, optimizer, gdext.nn.CrossEntropyLoss())
-        images = torch.randint(256, (1000, 28, 28), dtype=torch.uint8)
-        labels = torch.randint(10, (1000,))
-        for epoch in range(3):
-            losses = trainer.run(images, labels, 32, order=torch.default_generator)
-            print(losses.mean())
-
-    Source: the steps are those of csrc/contract/mlp.h; the update's, see :class:`gdext.optim.SGD`.
+        >>> model = gdext.nn.MLP([784, 64, 10])
+        >>> optimizer = gdext.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        >>> trainer = gdext.FusedTrainer(model, optimizer, gdext.nn.CrossEntropyLoss())
+        >>> images = torch.randint(256, (1000, 28, 28), dtype=torch.uint8)
+        >>> labels = torch.randint(10, (1000,))
+        >>> for epoch in range(3):
+        ...     losses = trainer.run(images, labels, 32, order=torch.default_generator)
+        >>> losses.shape  # one for each of the epoch's steps
+        torch.Size([32])
+        >>> trainer.step(images[:8], labels[:8]).shape
+        torch.Size([])
     """
 
     def __init__(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,22 @@ class Linear(nn.Linear):
         activation: f, one of ``gdext.functional.ACTIVATIONS``, or None.
         device, dtype: of the parameters.
 
+    Shape:
+        input: ``[*, I]``.
+        output: ``[*, O]``.
+
     Raises:
         ValueError: ``activation`` is not known.
+
+    Source: initialisation: torch.nn.Linear's, uniform within 1/sqrt(I).
+
+    Example::
+
+        >>> layer = gdext.nn.Linear(8, 64, activation="tanh")
+        >>> layer(torch.randn(32, 8)).shape
+        torch.Size([32, 64])
+        >>> layer
+        Linear(in_features=8, out_features=64, bias=True, activation='tanh')
     """
 
     activation: str | None
@@ -52,8 +66,17 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.activation = activation
 
+    if TYPE_CHECKING:  # torch.nn.Module's returns Any
+
+        def __call__(self, input: Tensor) -> Tensor: ...
+
     def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input, self.weight, self.bias, self.activation)
+        # Spares Module.__getattr__, which takes long, where there is something to spare.
+        weight: Tensor | None = self._parameters.get("weight")
+        bias: Tensor | None = self._parameters.get("bias")
+        if weight is None or bias is None:  # no bias, or made from other parameters
+            weight, bias = self.weight, self.bias
+        return functional.linear(input, weight, bias, self.activation)
 
     def extra_repr(self) -> str:
         activation = "" if self.activation is None else f", activation={self.activation!r}"
@@ -70,8 +93,23 @@ class MLP(nn.Sequential):
         bias: whether the layers have one.
         device, dtype: of the parameters.
 
+    Shape:
+        input: ``[*, sizes[0]]``.
+        output: ``[*, sizes[-1]]``.
+
     Raises:
         ValueError: fewer than two sizes, or one that is no positive integer; unknown activation.
+
+    Source: Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors",
+    1986.
+
+    Example::
+
+        >>> model = gdext.nn.MLP([784, 512, 10], activation="relu")
+        >>> model(torch.randn(32, 784)).shape
+        torch.Size([32, 10])
+        >>> [name for name, _ in model.named_parameters()]
+        ['0.weight', '0.bias', '1.weight', '1.bias']
     """
 
     def __init__(
@@ -95,6 +133,10 @@ class MLP(nn.Sequential):
                 for i, o, f in zip(sizes[:-1], sizes[1:], [*hidden, output_activation], strict=True)
             )
         )
+
+    if TYPE_CHECKING:  # torch.nn.Module's returns Any
+
+        def __call__(self, input: Tensor) -> Tensor: ...
 
     def forward(self, input: Tensor) -> Tensor:
         if isinstance(input, Tensor) and is_eager() and not _has_any_global_hook():
@@ -123,14 +165,67 @@ class MLP(nn.Sequential):
 
 
 class MSELoss(nn.MSELoss):
-    """The mean squared error, torch.nn.MSELoss on :func:`gdext.functional.mse_loss`."""
+    """The mean squared error, torch.nn.MSELoss on :func:`gdext.functional.mse_loss`, C = 1/N sum_i
+    (x_i - t_i)^2.
+
+    Args:
+        size_average, reduce: deprecated in torch; see ``reduction``.
+        reduction: "mean", "sum" or "none".
+
+    Shape:
+        input, target: ``[*]``, any and the same.
+        output: that of ``input`` for "none", else ``[]``.
+
+    Raises:
+        As :func:`gdext.functional.mse_loss`, when called.
+
+    Source: torch.nn.MSELoss.
+
+    Example::
+
+        >>> gdext.nn.MSELoss()(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 1.0])).item()
+        2.0
+    """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return functional.mse_loss(input, target, reduction=self.reduction)
 
 
 class CrossEntropyLoss(nn.CrossEntropyLoss):
-    """The cross entropy, torch.nn.CrossEntropyLoss on :func:`gdext.functional.cross_entropy`."""
+    """The cross entropy, torch.nn.CrossEntropyLoss on :func:`gdext.functional.cross_entropy`, which
+    has the formula.
+
+    Args:
+        weight: one factor per class, or None.
+        size_average, reduce: deprecated in torch; see ``reduction``.
+        ignore_index: samples with this class index do not count.
+        reduction: "mean", "sum" or "none".
+        label_smoothing: from 0 to 1.
+
+    Shape:
+        input: ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]``: N samples, C classes.
+        target: class indices: ``[]``, ``[N]`` or ``[N, d1, ...]``; probabilities: as ``input``.
+        output: that of class indices for "none", else ``[]``.
+
+    Raises:
+        As :func:`gdext.functional.cross_entropy`, when called.
+
+    Source: torch.nn.CrossEntropyLoss.
+
+    Example::
+
+        >>> loss_fn = gdext.nn.CrossEntropyLoss(label_smoothing=0.1)
+        >>> loss_fn(torch.zeros(2, 4), torch.tensor([0, 3])).shape
+        torch.Size([])
+    """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, input: Tensor, target: Tensor) -> Tensor: ...
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return functional.cross_entropy(
@@ -157,6 +252,21 @@ def convert(module: ModuleT) -> ModuleT:
 
     Left alone: subclasses of torch.nn.Linear, Linears whose forward was replaced, and dtypes
     without a kernel.
+
+    Args:
+        module: any model; changed in place.
+
+    Returns:
+        ``module``.
+
+    Example::
+
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh())
+        >>> gdext.nn.convert(model)
+        Sequential(
+          (0): Linear(in_features=8, out_features=64, bias=True, activation='tanh')
+          (1): Identity()
+        )
     """
     uses = Counter(id(child) for parent in module.modules() for child in parent._modules.values())
     for layer in list(module.modules()):

@@ -32,6 +32,16 @@ class SGD(torch.optim.SGD):
         d = d + momentum m if nesterov else m                             where momentum != 0
         p = p - lr d
 
+    Args:
+        params: parameters, or param groups, dictionaries with "params" and options of their own.
+        lr: the learning rate; may be a tensor of one element.
+        momentum, dampening, weight_decay, nesterov, maximize: see above.
+        foreach, fused: accepted and without effect, see below.
+        differentiable: wanted False.
+
+    Shape:
+        ``lr``: a number or ``[]`` or ``[1]``. Parameters: any.
+
     A state_dict goes both ways with torch.optim.SGD, at any step. ``lr`` may be a tensor of one
     element; on a GPU it is read there, without waiting for it. ``foreach`` and ``fused``, which
     choose between torch's implementations, are accepted and change nothing: there is one here.
@@ -57,6 +67,15 @@ class SGD(torch.optim.SGD):
 
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning",
     ICML 2013, in the form of torch.optim.SGD.
+
+    Example::
+
+        >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> optimizer = gdext.optim.SGD([p], lr=0.5)
+        >>> p.square().sum().backward()
+        >>> optimizer.step()
+        >>> p.tolist()
+        [0.0, 0.0]
     """
 
     # Tells GradScaler to hand over grad_scale and found_inf as attributes, and to call step always.

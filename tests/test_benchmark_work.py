@@ -307,7 +307,8 @@ def test_ops_and_optimizer_sections(monkeypatch, rates):
     found = {row.label: row for row in ops.run(EFFORT)}
     product = found["dz w, B 3, I 4, O 5"]
     assert (product.flops, product.bytes) == (2 * 3 * 4 * 5, 4 * (12 + 20 + 15))
-    assert len(found) == 3 + 2 * (1 + len(ops.ACTIVATIONS) - 1 + 1 + 1)
+    one_sample = len(ops.ONE_SAMPLE_ACTIVATIONS) + 2
+    assert len(found) == 3 + 2 * (1 + len(ops.ACTIVATIONS) - 1 + 1 + 1) + one_sample
     assert all(min(row.times["gdext"] + row.times["torch"]) > 0 for row in found.values())
 
     monkeypatch.setattr(optimizer, "LISTS", [(2, 3), (1, 1000)])
@@ -333,7 +334,7 @@ def test_optimizers_that_do_other_work_are_left_out(rates, monkeypatch, momentum
 
 
 def test_ops_are_compared_with_their_own_twins():
-    for make in (ops._products, ops._layers, ops._activations, ops._losses):
+    for make in (ops._products, ops._layers, ops._activations, ops._losses, ops._one_sample):
         for op in make():
             ours, theirs = op.ours(), op.theirs()
             if isinstance(ours, torch.Tensor):

@@ -136,8 +136,6 @@ ScalarType accumulation_dtype(const Tensor& t) {
   return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-Tensor workspace(const Tensor& like) { return empty({kWorkspace}, ScalarType::Double, like); }
-
 Tensor as_contiguous(const Tensor& t) {
   return t.is_contiguous() ? t : torch::stable::contiguous(t);
 }

@@ -62,8 +62,21 @@ inline Tensor empty(Sizes sizes, const Tensor& like) {
 inline Tensor nothing(const Tensor& like) { return empty({0}, like); }
 // float64 for float64, else float32: what acc_t<T> is.
 ScalarType accumulation_dtype(const Tensor& t);
-// Room for the sums of a reduction (contract/common.h).
-Tensor workspace(const Tensor& like);
+// Room for the sums of a reduction (contract/common.h). For the CPU, whose kernels have returned
+// before it goes, on the stack: an allocation takes as long as a small reduction.
+class Workspace {
+ public:
+  explicit Workspace(const Tensor& like) {
+    if (!like.is_cpu()) elsewhere_ = empty({kWorkspace}, ScalarType::Double, like);
+  }
+  double* data() {
+    return elsewhere_ ? static_cast<double*>(elsewhere_->mutable_data_ptr()) : here_;
+  }
+
+ private:
+  std::optional<Tensor> elsewhere_;
+  double here_[kWorkspace];
+};
 
 // `t` itself if it is contiguous, else a copy that is.
 Tensor as_contiguous(const Tensor& t);

@@ -99,7 +99,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(Tensor x, Tensor target, Option
   stats_shape.insert(stats_shape.end(), in.sample_shape.begin(), in.sample_shape.end());
   Tensor loss = in.loss_like(reduce);
   Tensor stats = empty(stats_shape, accumulation_dtype(in.x), in.x);
-  Tensor norm = empty({}, accumulation_dtype(in.x), in.x), sums = workspace(in.x);
+  Tensor norm = empty({}, accumulation_dtype(in.x), in.x);
+  Workspace sums(in.x);
   const CrossEntropyArgs args{in.dtype,
                               reduce,
                               in.N,
@@ -110,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy(Tensor x, Tensor target, Option
                               loss.mutable_data_ptr(),
                               stats.mutable_data_ptr(),
                               norm.mutable_data_ptr(),
-                              static_cast<double*>(sums.mutable_data_ptr())};
+                              sums.data()};
   GDEXT_RUN(in.x, cross_entropy, args);
   return {loss, stats, norm};
 }
@@ -162,7 +163,8 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
   prepare(v, "v");
   stats = as_contiguous(stats);
   Tensor gdy = in.loss_like(reduce), gx = empty(in.x.sizes(), in.x);
-  Tensor gt = want_gt ? empty(in.x.sizes(), in.x) : nothing(in.x), sums = workspace(in.x);
+  Tensor gt = want_gt ? empty(in.x.sizes(), in.x) : nothing(in.x);
+  Workspace sums(in.x);
   const CrossEntropyDoubleBackwardArgs args{in.dtype,
                                             reduce,
                                             in.N,
@@ -179,7 +181,7 @@ std::tuple<Tensor, Tensor, Tensor> cross_entropy_double_backward(
                                             gdy.mutable_data_ptr(),
                                             gx.mutable_data_ptr(),
                                             want_gt ? gt.mutable_data_ptr() : nullptr,
-                                            static_cast<double*>(sums.mutable_data_ptr())};
+                                            sums.data()};
   GDEXT_RUN(in.x, cross_entropy_double_backward, args);
   return {gdy, gx, gt};
 }

@@ -46,7 +46,8 @@ std::tuple<Tensor, Tensor> mse(Tensor x, Tensor target, OptionalTensor weight, i
   const MseTensors in(x, target, weight);
   const Reduction reduce = check_reduction(reduction);
   Tensor loss = reduce == Reduction::none ? empty(in.x.sizes(), in.x) : empty({}, in.x);
-  Tensor norm = empty({}, accumulation_dtype(in.x), in.x), sums = workspace(in.x);
+  Tensor norm = empty({}, accumulation_dtype(in.x), in.x);
+  Workspace sums(in.x);
   const MseArgs args{in.dtype,
                      reduce,
                      in.x.numel(),
@@ -55,7 +56,7 @@ std::tuple<Tensor, Tensor> mse(Tensor x, Tensor target, OptionalTensor weight, i
                      data(in.weight),
                      loss.mutable_data_ptr(),
                      norm.mutable_data_ptr(),
-                     static_cast<double*>(sums.mutable_data_ptr())};
+                     sums.data()};
   GDEXT_RUN(in.x, mse, args);
   return {loss, norm};
 }
@@ -83,7 +84,8 @@ std::tuple<Tensor, Tensor> mse_double_backward(Tensor u, Tensor dy, Tensor x, Te
   u = as_contiguous(u);
   const Reduction reduce = check_reduction(reduction);
   Tensor gdy = reduce == Reduction::none ? empty(in.x.sizes(), in.x) : empty({}, in.x);
-  Tensor gx = empty(in.x.sizes(), in.x), sums = workspace(in.x);
+  Tensor gx = empty(in.x.sizes(), in.x);
+  Workspace sums(in.x);
   const MseDoubleBackwardArgs args{in.dtype,
                                    reduce,
                                    in.x.numel(),
@@ -96,7 +98,7 @@ std::tuple<Tensor, Tensor> mse_double_backward(Tensor u, Tensor dy, Tensor x, Te
                                    data(norm),
                                    gdy.mutable_data_ptr(),
                                    gx.mutable_data_ptr(),
-                                   static_cast<double*>(sums.mutable_data_ptr())};
+                                   sums.data()};
   GDEXT_RUN(in.x, mse_double_backward, args);
   return {gdy, gx};
 }

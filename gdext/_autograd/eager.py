@@ -70,18 +70,21 @@ def with_jvp(function: type[Function], jvp: Apply) -> Apply:
 
 
 def first_output(
-    function: type[Function], jvp: Apply, setup_eager: Apply | None = None
+    function: type[Function], op: Any, jvp: Apply, setup_eager: Apply | None = None
 ) -> Callable[..., Tensor]:
-    """What calls ``function`` and returns its first output; the others are its backward's concern.
+    """What calls ``function``, whose forward is ``op``, and returns its first output; the others
+    are its backward's concern.
 
     Applied in the setup_context form, a function's arguments go through inspect.signature at every
     call, which costs more than a small layer. So in eager mode the same methods run in the form
-    whose forward takes ctx, with ``setup_eager`` in setup_context's place if it is given.
+    whose forward takes ctx, with ``setup_eager`` in setup_context's place if it is given; and where
+    nothing is to be differentiated, the op runs without them.
     """
+    run = op._op  # what OpOverload.__call__ calls
     setup_context = setup_eager or function.setup_context
 
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        outputs = function.forward(*inputs)
+        outputs = run(*inputs)
         setup_context(ctx, inputs, outputs)
         return outputs[0]
 
@@ -90,6 +93,8 @@ def first_output(
         (Function,),
         {"forward": staticmethod(forward), "backward": staticmethod(function.backward)},
     )
+    # In place of a method that asks anew at each call which function it is to call.
+    eager._backward_cls.apply = function.backward
     apply_eager, apply_otherwise = eager.apply, with_jvp(function, jvp)
 
     def call(*inputs: Any) -> Tensor:
@@ -100,6 +105,8 @@ def first_output(
             or forward_ad._current_level >= 0
         ):
             return apply_otherwise(*inputs)[0]
+        if not torch.is_grad_enabled():
+            return run(*inputs)[0]
         return apply_eager(*inputs)
 
     return call

@@ -80,6 +80,10 @@ class Layers(Function):
         return tuple(grads)
 
 
+# As in eager.py.
+Layers._backward_cls.apply = Layers.backward
+
+
 class Recorded(Function):
     """A layer whose outputs are known: (x, weight, bias or None, activation, (y, z)) -> y."""
 

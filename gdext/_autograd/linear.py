@@ -126,7 +126,7 @@ def _linear_jvp(ctx: Any, *tangents: Any) -> Grads:
     return ty, tangent_of_constant(saved) if ctx.activation in SAVES_Z else None
 
 
-linear = first_output(Linear, _linear_jvp, setup_eager)
+linear = first_output(Linear, _linear, _linear_jvp, setup_eager)
 
 
 class LinearBackward(Function):

@@ -97,7 +97,7 @@ def _mse_jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
     return mse_along(tx, tt, *ctx.saved_tensors, ctx.reduction), tangent_of_constant(norm)
 
 
-mse = first_output(Mse, _mse_jvp)
+mse = first_output(Mse, _mse, _mse_jvp)
 
 
 class MseBackward(Function):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import gdext.functional
+import gdext.nn
 from gdext.benchmark import rounds
 from gdext.benchmark.networks import FLOAT
 from gdext.benchmark.results import Row
@@ -19,6 +20,7 @@ from gdext.training.engine import ACTIVATIONS
 # (B, I, O)
 PRODUCTS = [(32, 784, 512), (128, 784, 512), (512, 512, 512), (1024, 1024, 1024)]
 LAYERS = [(1, 784, 512), (32, 64, 64), *PRODUCTS]
+ONE_SAMPLE_ACTIVATIONS = ("identity", "relu", "tanh", "silu", "gelu")
 WIDE_OUTPUT = (2048, 8, 512)  # where the activation outweighs the product
 CROSS_ENTROPIES = [(128, 10), (4096, 10), (512, 1000)]  # (B, C)
 ERRORS = [(32, 4), (4096, 512)]  # (B, O)
@@ -38,7 +40,7 @@ class Op(NamedTuple):
 
 
 def run(effort: Effort) -> Iterator[Row]:
-    for make in (_products, _layers, _activations, _losses):
+    for make in (_products, _layers, _activations, _losses, _one_sample):
         for op in make():
             size = FLOAT * op.numbers
             row = Row("ops", op.group, op.label, op.flops, size)
@@ -119,6 +121,49 @@ def _losses() -> Iterator[Op]:
             [torch.randn(B, O)],
             0,
         )
+
+
+def _one_sample() -> Iterator[Op]:
+    """Forward and backward as in training, where what is around the kernels counts."""
+    x, dy, t = torch.randn(1, 8), torch.randn(1, 64), torch.randn(1, 64)
+
+    def of(label: str, ours: Callable[..., Tensor], theirs: Callable[..., Tensor]) -> Op:
+        return Op("one sample", f"{label}, forward and backward", 4 * 512, 2 * 656, ours, theirs)
+
+    def layer(module: torch.nn.Module) -> Callable[[], Tensor]:
+        params = list(module.parameters())
+
+        def work() -> Tensor:
+            y: Tensor = module(x)
+            torch.autograd.backward([y], [dy])
+            for p in params:
+                p.grad = None
+            return y
+
+        return work
+
+    for name in ONE_SAMPLE_ACTIVATIONS:
+        ours = gdext.nn.Linear(8, 64, activation=name)
+        linear = torch.nn.Linear(8, 64)
+        linear.load_state_dict(ours.state_dict())
+        theirs = linear if name == "identity" else torch.nn.Sequential(linear, ACTIVATIONS[name]())
+        yield of(f"Linear(8, 64), {name}, B 1", layer(ours), layer(theirs))
+
+    def loss(module: torch.nn.Module, target: Tensor) -> Callable[[], Tensor]:
+        leaf = dy.clone().requires_grad_()
+
+        def work() -> Tensor:
+            y: Tensor = module(leaf, target)
+            torch.autograd.backward([y])
+            leaf.grad = None
+            return y
+
+        return work
+
+    yield of("mse, B 1, O 64", loss(gdext.nn.MSELoss(), t), loss(torch.nn.MSELoss(), t))
+    c = torch.tensor([3])
+    ce = loss(gdext.nn.CrossEntropyLoss(), c), loss(torch.nn.CrossEntropyLoss(), c)
+    yield of("cross entropy, B 1, C 64", *ce)
 
 
 def _both_ways(

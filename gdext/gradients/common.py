@@ -28,15 +28,27 @@ _USER = "gdext.gradients"  # as messages name it
 class Gradients:
     """What every engine returns.
 
-    grads: dC/dp of each parameter p of the model, by its name, in p's shape and dtype; also where
-        p.requires_grad is False.
-    loss: C, 0-dimensional.
-    multiplications: how many were done: those of the matrix products, by slopes f'(z) and by
-        dC/dy^. Not counted: those inside of an activation, of its slope or of the loss.
-    seconds: the time from the checked arguments to the gradients.
-    errors: an estimate of how far each number of ``grads`` may be off, by the same names; None
-        where it is rounding alone.
-    model: the model that was given, or the one made from sizes.
+    Attributes:
+        grads: dC/dp of each parameter p of the model, by its name, in p's dtype; also where
+            p.requires_grad is False.
+        loss: C.
+        multiplications: how many were done: those of the matrix products, by slopes f'(z) and by
+            dC/dy^. Not counted: those inside of an activation, of its slope or of the loss.
+        seconds: the time from the checked arguments to the gradients.
+        errors: an estimate of how far each number of ``grads`` may be off, by the same names; None
+            where it is rounding alone.
+        model: the model that was given, or the one made from sizes.
+
+    Shape:
+        grads, errors: that of each parameter.
+        loss: ``[]``.
+
+    Example::
+
+        >>> loss, x, y = gdext.nn.MSELoss(), torch.randn(4, 3), torch.randn(4, 2)
+        >>> found = gdext.gradients.backprop([3, 5, 2], loss, x, y)
+        >>> {name: list(grad.shape) for name, grad in found.grads.items()}
+        {'0.weight': [5, 3], '0.bias': [5], '1.weight': [2, 5], '1.bias': [2]}
     """
 
     grads: dict[str, Tensor]

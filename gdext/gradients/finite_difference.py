@@ -44,10 +44,36 @@ from gdext.gradients.common import (
 def finite_difference(model: Model, loss: Loss, x: Tensor, y: Tensor) -> Gradients:
     """The gradient by central differences, with an estimate of its error.
 
-    Arguments, result and errors: see ``gdext.gradients``. Where a kink (relu's, say) lies within 2h
-    of a parameter, the estimate says so. Cost: (4 P + 1) B sum_l I[l] O[l] multiplications.
+    dC/dp = (C(p + h) - C(p - h)) / 2h. Where a kink (relu's, say) lies within 2h of a parameter,
+    the estimate says so. Cost: (4 P + 1) B sum_l I[l] O[l] multiplications.
 
-    Source of the step: Press et al., "Numerical Recipes", 3rd edition, section 5.7.
+    Args:
+        model: a torch.nn.Module, or the sizes of an MLP; see ``gdext.gradients``.
+        loss: a function of (output, y) that returns C.
+        x: the inputs.
+        y: the targets, as the loss takes them.
+
+    Shape:
+        x: ``[B, I]``, or ``[B, *]`` with I elements each. Output: ``[B, O]``. C: ``[]``.
+
+    Returns:
+        ``Gradients``: dC/dp by the name of each parameter p, C, the number of multiplications, the
+        time.
+
+    Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: see ``gdext.gradients``.
+
+    Source of the step h: Press et al., "Numerical Recipes", 3rd edition, section 5.7.
+
+    Example::
+
+        >>> x, y = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0]])
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))
+        >>> _ = torch.nn.init.ones_(model[0].weight)
+        >>> found = gdext.gradients.finite_difference(model, gdext.nn.MSELoss(), x, y)
+        >>> error = (found.grads["0.weight"] - torch.tensor([[6.0, 12.0]])).abs()
+        >>> bool((error <= found.errors["0.weight"]).all()), found.multiplications
+        (True, 18)
     """
     return measure(_finite_difference, model, loss, x, y)
 

@@ -38,10 +38,35 @@ from gdext.gradients.common import (
 def forward_mode(model: Model, loss: Loss, x: Tensor, y: Tensor) -> Gradients:
     """The gradient by forward mode, one pass per parameter.
 
-    Arguments, result and errors: see ``gdext.gradients``. Cost: B sum_l I[l] O[l] +
+    Cost: B sum_l I[l] O[l] +
     B sum_l P[l] (s[l] O[l] + sum_(m>l) (I[m] O[m] + s[m] O[m]) + O[L]) multiplications.
 
+    Args:
+        model: a torch.nn.Module, or the sizes of an MLP; see ``gdext.gradients``.
+        loss: a function of (output, y) that returns C.
+        x: the inputs.
+        y: the targets, as the loss takes them.
+
+    Shape:
+        x: ``[B, I]``, or ``[B, *]`` with I elements each. Output: ``[B, O]``. C: ``[]``.
+
+    Returns:
+        ``Gradients``: dC/dp by the name of each parameter p, C, the number of multiplications, the
+        time.
+
+    Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: see ``gdext.gradients``.
+
     Source: Wengert, "A simple automatic derivative evaluation program", 1964.
+
+    Example::
+
+        >>> x, y = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0]])
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))
+        >>> _ = torch.nn.init.ones_(model[0].weight)
+        >>> found = gdext.gradients.forward_mode(model, gdext.nn.MSELoss(), x, y)
+        >>> found.grads["0.weight"].tolist(), found.multiplications
+        ([[6.0, 12.0]], 4)
     """
     return measure(_forward_mode, model, loss, x, y)
 

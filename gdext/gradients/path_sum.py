@@ -48,17 +48,40 @@ def path_sum(
 ) -> Gradients:
     """The gradient by the naive chain rule, one path at a time.
 
-    Arguments, result and errors: see ``gdext.gradients``. All but the forward pass is computed in
-    float64. Ctrl-C stops it. Cost: B sum_l I[l] O[l] +
+    dC/dp is the sum over every path from p to C of the product of all derivatives along it. All but
+    the forward pass is computed in float64. Ctrl-C stops it. Cost: B sum_l I[l] O[l] +
     B sum_l O[l] O[l+1] ... O[L] (I[l] (M[l] + 1) + bias[l] M[l]) multiplications,
     M[l] = s[l] + sum_(m>l) (1 + s[m]).
 
     Args:
+        model: a torch.nn.Module, or the sizes of an MLP; see ``gdext.gradients``.
+        loss: a function of (output, y) that returns C.
+        x: the inputs.
+        y: the targets, as the loss takes them.
         limit: the number of paths, samples times paths through the network, above which it does
             not start.
 
+    Shape:
+        x: ``[B, I]``, or ``[B, *]`` with I elements each. Output: ``[B, O]``. C: ``[]``.
+
+    Returns:
+        ``Gradients``: dC/dp by the name of each parameter p, C, the number of multiplications, the
+        time.
+
     Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: see ``gdext.gradients``.
         ValueError: there are more paths than ``limit``; the message says how many.
+
+    Source: csrc/contract/path_sum.h; the chain rule.
+
+    Example::
+
+        >>> x, y = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0]])
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False))
+        >>> _ = torch.nn.init.ones_(model[0].weight)
+        >>> found = gdext.gradients.path_sum(model, gdext.nn.MSELoss(), x, y)
+        >>> found.grads["0.weight"].tolist(), found.multiplications
+        ([[6.0, 12.0]], 4)
     """
     return measure(partial(_path_sum_of, limit=limit), model, loss, x, y)
 
