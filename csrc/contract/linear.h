@@ -15,8 +15,8 @@
 //
 // Letters: B batch, I in_features, O out_features. 16-bit types accumulate in float32 and are
 // rounded once, when stored; dz, which is not stored, stays in float32 unless it is exact in 16
-// bits. On processors with AVX512-BF16 products of two bfloat16 take subnormal numbers for zero. Every
-// output is overwritten. Sizes may be 0: an empty sum is 0.
+// bits. On processors with AVX512-BF16 products of two bfloat16 take subnormal numbers for zero.
+// Every output is overwritten. Sizes may be 0: an empty sum is 0.
 #pragma once
 #include "contract/common.h"
 
