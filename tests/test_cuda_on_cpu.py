@@ -113,11 +113,26 @@ FAULTS = {
         "cross_entropy",
     ),
     "the sign of the update": FaultOf("common/sgd_rule.h", "p -= lr * d;", "p += lr * d;", "sgd"),
-    "one table's tensors forgotten": FaultOf(
+    "a long list's tables laid over one another": FaultOf(
         "cuda/sgd.cu",
-        "if (table.count == kTableSize) flush();",
-        "if (table.count == kTableSize) table.count = 0, blocks = 0;",
+        "table.entries + i,",
+        "table.entries,",
         "sgd",
+        says="",  # it crashes
+    ),
+    "a chunk counted from the wrong tensor": FaultOf(
+        "cuda/sgd_table.cuh",
+        "    chunk -= chunks;\n",
+        "",
+        "sgd",
+        says="",  # it crashes
+    ),
+    "a missing tail": FaultOf("cuda/sgd.cu", "&& j < high;", "&& j + 1 < high;", "sgd"),
+    "what lies before a tensor updated too": FaultOf(
+        "cuda/sgd.cu", "place.chunk == 0 ? lead : 0,", "0,", "sgd"
+    ),
+    "chunks that ignore where a tensor begins": FaultOf(
+        "cuda/sgd_table.cuh", "(t.n) + lead(t), kChunk)", "(t.n), kChunk)", "sgd"
     ),
 }
 
