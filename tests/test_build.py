@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from build_support import environment, ninja_build  # noqa: E402
 from build_support.environment import BuildError  # noqa: E402
+from build_support.toolkit import CudaToolkit  # noqa: E402
 
 
 def script(path: Path, text: str) -> Path:
@@ -102,6 +103,13 @@ def small_plan(tmp_path):
     torch = environment.find_torch()
     cxx = environment.find_compiler(os.environ)
     return ninja_build.Plan("1.2.3", root, torch, cxx, toolkit=None, archs=())
+
+
+def test_launch_errors_can_name_the_architectures(small_plan, tmp_path):
+    cuda = CudaToolkit(tmp_path / "nvcc", tmp_path, tmp_path, "13.0", ("9.0", "12.0"))
+    plan = ninja_build.Plan(**{**vars(small_plan), "toolkit": cuda, "archs": ("9.0", "12.0+PTX")})
+    flag = '-DGDEXT_CUDA_ARCHS="9.0 12.0+PTX"'
+    assert flag in ninja_build.nvcc_flags(plan) and flag in ninja_build.config_flags(plan)
 
 
 def compiled(plan: ninja_build.Plan, capfd: pytest.CaptureFixture[str]) -> list[str]:

@@ -42,6 +42,12 @@ struct alignas(sizeof(T) * kWidth) Pack {
     message += "; gdext was compiled for " GDEXT_CUDA_ARCHS ", device " + std::to_string(device) +
                " has compute capability " + std::to_string(major) + "." + std::to_string(minor);
   }
+  // From cudaErrorIllegalAddress to cudaErrorLaunchFailure: a kernel died, and every call since
+  // then says so.
+  if (error >= 700 && error <= 719)
+    message +=
+        "; a kernel launched earlier, of any library, may be the one that failed: with "
+        "CUDA_LAUNCH_BLOCKING=1 in the environment it is named";
   throw std::runtime_error(message);
 }
 

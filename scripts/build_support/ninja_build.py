@@ -93,9 +93,13 @@ def config_flags(plan: Plan) -> list[str]:
         "GDEXT_VERSION": plan.version,
         "GDEXT_BUILT_WITH_TORCH": plan.torch.version,
         "GDEXT_CUDA_VERSION": plan.toolkit.version if plan.toolkit else "",
-        "GDEXT_CUDA_ARCHS": " ".join(plan.archs),
     }
-    return [f'-D{name}="{value}"' for name, value in values.items()]
+    return [*(f'-D{name}="{value}"' for name, value in values.items()), archs_flag(plan)]
+
+
+def archs_flag(plan: Plan) -> str:
+    """For csrc/torch, which reports them, and csrc/cuda, whose launch errors name them."""
+    return f'-DGDEXT_CUDA_ARCHS="{" ".join(plan.archs)}"'
 
 
 def nvcc_flags(plan: Plan) -> list[str]:
@@ -106,6 +110,7 @@ def nvcc_flags(plan: Plan) -> list[str]:
         # The last word that is no flag: CXX may be "ccache g++" or "g++ -m64".
         f"-ccbin={[word for word in plan.cxx if not word.startswith('-')][-1]}",
         "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
+        archs_flag(plan),
         *gencode_flags(plan.archs),
     ]
 

@@ -22,18 +22,28 @@ void launch_mse() {
 
 void test_launch() {
   begin_case("launch, refused");
-  emulation::next_launch_error = cudaErrorNoKernelImageForDevice;
-  std::string message;
-  try {
-    launch_mse();
-  } catch (const std::runtime_error& error) {
-    message = error.what();
-  }
-  const std::string want =
-      "gdext: CUDA kernel mse: an emulated error; gdext was compiled for an unrecorded list of "
-      "architectures, device 0 has compute capability 6.1";
-  if (message != want) fail("threw '" + message + "', wanted '" + want + "'");
-  if (cudaGetLastError() != cudaSuccess) fail("left its error to whoever asks next");
+  const auto check_message = [](int error, const std::string& want) {
+    emulation::next_launch_error = static_cast<cudaError_t>(error);
+    std::string message;
+    try {
+      launch_mse();
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    if (message != want) fail("threw '" + message + "', wanted '" + want + "'");
+    if (cudaGetLastError() != cudaSuccess) fail("left its error to whoever asks next");
+  };
+  const std::string what = "gdext: CUDA kernel mse: an emulated error";
+  constexpr int kIllegalAddress = 700, kUnsupportedPtxVersion = 222;
+  check_message(cudaErrorNoKernelImageForDevice,
+                what +
+                    "; gdext was compiled for an unrecorded list of architectures, device 0 has "
+                    "compute capability 6.1");
+  check_message(kIllegalAddress,
+                what +
+                    "; a kernel launched earlier, of any library, may be the one that failed: "
+                    "with CUDA_LAUNCH_BLOCKING=1 in the environment it is named");
+  check_message(kUnsupportedPtxVersion, what);
 
   begin_case("launch, of nothing");
   const long before = emulation::launches;
