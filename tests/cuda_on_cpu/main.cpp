@@ -12,6 +12,9 @@
 #include "harness.h"
 
 namespace gdext::test {
+
+void test_peak();
+
 namespace {
 
 void launch_mse() {
@@ -89,6 +92,7 @@ bool run(const std::string& dtype, const std::string& op) {
     auto tests = op_tests<decltype(element)>();
     tests.push_back({"launch", test_launch});
     tests.push_back({"sgd launches", test_sgd_launches});
+    tests.push_back({"peak", test_peak});
     known = run_tests(tests, op);
   });
   return known;
