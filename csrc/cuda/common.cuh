@@ -22,6 +22,9 @@ namespace gdext::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;  // per block, where a kernel has no reason to choose otherwise
+// At least so many blocks of a kernel fit on a multiprocessor. Without that number nvcc 13 spills
+// registers of many kernels for one block more, at an occupancy of its own choice.
+constexpr int kBlocksAtOnce = 2;
 
 GDEXT_HD constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 

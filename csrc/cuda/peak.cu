@@ -7,7 +7,7 @@ namespace {
 
 // a and b are arguments so that the compiler cannot tell what comes out.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     fma_kernel(T a, T b, int64_t threads, int64_t repeats, T* out) {
   const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (thread >= threads) return;
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Each thread comes back to the elements it had before: from whichever cache still holds them.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     update_kernel(float a, int64_t packs, int64_t repeats, Pack<float, 4>* p,
                   const Pack<float, 4>* g) {
   const int64_t threads = static_cast<int64_t>(gridDim.x) * kThreads;

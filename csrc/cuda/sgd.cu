@@ -99,7 +99,7 @@ struct Chunk {
 };
 
 template <class T, class Table>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     sgd_kernel(const __grid_constant__ Table table, const __grid_constant__ SgdUpdate<T> update) {
   using A = acc_t<T>;
   constexpr int64_t kChunk = SgdChunks<T>::kChunk;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // Lays a piece of a long table into the workspace.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     sgd_table_kernel(const __grid_constant__ SgdTable<kLargeTable> piece, SgdEntry* entries,
                      uint32_t* first_block) {
   for (int i = threadIdx.x; i < piece.count; i += kThreads) entries[i] = piece.entries[i];
