@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import build_in_place  # noqa: E402
 from build_support import environment, ninja_build  # noqa: E402
 from build_support.environment import BuildError  # noqa: E402
 from build_support.toolkit import CudaToolkit  # noqa: E402
@@ -132,6 +134,19 @@ def test_compile_error_is_one_message(small_plan):
     (small_plan.root / "csrc/cpu/one.cpp").write_text("int one( {")
     with pytest.raises(BuildError, match="compilation failed"):
         ninja_build.build(small_plan, environment.find_ninja(os.environ))
+
+
+def test_without_ninja(small_plan):
+    built = build_in_place.build_without_ninja(small_plan, jobs=2)
+    assert built == small_plan.build_dir / "_C.abi3.so" and built.is_file()
+    (small_plan.root / "csrc/cpu/one.cpp").write_text("int one( {")
+    with pytest.raises(BuildError, match="compilation failed"):
+        build_in_place.build_without_ninja(small_plan, jobs=2)
+
+
+def test_in_place_as_setup_would():
+    plan = build_in_place.make_plan()
+    assert plan.root == ROOT and plan.version == version("gdext")
 
 
 def run_setup(tmp_path: Path, sitecustomize: str = "", **environ: str) -> tuple[int, str]:

@@ -213,6 +213,7 @@ def _measure(
             results["notes"].append(f"The MNIST pixels are {networks.mnist().source}.")
         for row in rows():
             results["rows"].append(asdict(row))
+            _save(results, Path(chosen.out))  # whatever ends this process
             print(tables.row_text(row), flush=True)
 
 

@@ -115,6 +115,15 @@ def nvcc_flags(plan: Plan) -> list[str]:
     ]
 
 
+def compilation(plan: Plan, source: Path) -> tuple[list[str], list[str]]:
+    """The compiler of a source file, and its flags."""
+    if source.suffix == ".cu":
+        assert plan.toolkit is not None
+        return [str(plan.toolkit.nvcc)], nvcc_flags(plan)
+    config = config_flags(plan) if source.parent.name == "torch" else []
+    return plan.cxx, [*cxx_flags(plan), *config]
+
+
 def link_flags(plan: Plan) -> list[str]:
     """Flags of the link. cudart is linked in: the file must load where no CUDA library exists."""
     # libtorch.so is but a list of PyTorch's parts, the CUDA one too where there is one: needed
@@ -135,11 +144,8 @@ def ninja_file(plan: Plan, extension: Path) -> str:
     objects = []
     for source in sources(plan.root, cuda=plan.toolkit is not None):
         out = _path(plan.build_dir / source.with_suffix(source.suffix + ".o"))
-        rule, flags = (
-            ("nvcc", nvcc_flags(plan)) if source.suffix == ".cu" else ("cxx", cxx_flags(plan))
-        )
-        if source.parent.name == "torch":
-            flags = [*flags, *config_flags(plan)]
+        rule = "nvcc" if source.suffix == ".cu" else "cxx"
+        _, flags = compilation(plan, source)
         lines += [
             f"build {out}: {rule} {_path(plan.root / source)}",
             f"  flags = {_command(flags)}",
