@@ -22,6 +22,9 @@ namespace gdext::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;  // per block, where a kernel has no reason to choose otherwise
+// At least so many blocks of a kernel fit on a multiprocessor. Without that number nvcc 13 spills
+// registers of many kernels for one block more, at an occupancy of its own choice.
+constexpr int kBlocksAtOnce = 2;
 
 GDEXT_HD constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
@@ -42,6 +45,12 @@ struct alignas(sizeof(T) * kWidth) Pack {
     message += "; gdext was compiled for " GDEXT_CUDA_ARCHS ", device " + std::to_string(device) +
                " has compute capability " + std::to_string(major) + "." + std::to_string(minor);
   }
+  // From cudaErrorIllegalAddress to cudaErrorLaunchFailure: a kernel died, and every call since
+  // then says so.
+  if (error >= 700 && error <= 719)
+    message +=
+        "; a kernel launched earlier, of any library, may be the one that failed: with "
+        "CUDA_LAUNCH_BLOCKING=1 in the environment it is named";
   throw std::runtime_error(message);
 }
 
