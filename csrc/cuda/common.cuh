@@ -54,24 +54,63 @@ struct alignas(sizeof(T) * kWidth) Pack {
   throw std::runtime_error(message);
 }
 
-// Launches kernel(args...) on `blocks` blocks of `threads` threads; nothing where blocks is 0,
-// which CUDA refuses. Throws std::runtime_error, with `name`, where CUDA reports an error.
+// What a launch may ask for beside its blocks and threads.
+struct LaunchShape {
+  int64_t blocks;
+  int threads;
+  size_t dynamic_shared = 0;  // bytes
+  int cluster = 1;            // blocks in each cluster, which divides `blocks`; more than 1: sm_90
+  bool cooperative = false;   // all blocks run at the same time, and may wait for each other
+};
+
+// Launches kernel(args...); nothing where there are no blocks, which CUDA refuses. Throws
+// std::runtime_error, with `name`, where CUDA reports an error.
 template <class... Parameters, class... Args>
-void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
+void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             Context context, Args&&... args) {
-  if (blocks == 0) return;
-  if (blocks > std::numeric_limits<int32_t>::max())
+  // More needs the kernel's consent: dynamic shared memory, and blocks in a cluster.
+  constexpr size_t kShared = 48 * 1024;
+  constexpr int kPortableCluster = 8;
+  if (shape.blocks == 0) return;
+  if (shape.blocks > std::numeric_limits<int32_t>::max())
     throw std::runtime_error(std::string("gdext: CUDA kernel ") + name +
                              ": wanted at most 2^31 - 1 blocks, the tensors need " +
-                             std::to_string(blocks));
+                             std::to_string(shape.blocks));
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = shape.dynamic_shared;
   config.stream = static_cast<cudaStream_t>(context.stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  }
+  if (shape.cooperative) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+  }
+  cudaError_t error = cudaSuccess;
+  if (shape.dynamic_shared > kShared)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.dynamic_shared));
+  if (error == cudaSuccess && shape.cluster > kPortableCluster)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (error == cudaSuccess)
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
   if (error == cudaSuccess) return;
   cudaGetLastError();  // forgets it: whoever asks next is not told of it again
   throw_launch_error(name, error);
+}
+template <class... Parameters, class... Args>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
+            Context context, Args&&... args) {
+  launch(name, kernel, LaunchShape{.blocks = blocks, .threads = threads}, context,
+         static_cast<Args&&>(args)...);
 }
 
 struct Sum {

@@ -41,7 +41,7 @@ void test_launch() {
   check_message(cudaErrorNoKernelImageForDevice,
                 what +
                     "; gdext was compiled for an unrecorded list of architectures, device 0 has "
-                    "compute capability 6.1");
+                    "compute capability 9.0");
   check_message(kIllegalAddress,
                 what +
                     "; a kernel launched earlier, of any library, may be the one that failed: "
