@@ -10,6 +10,8 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, linearize, vjp
 from transforms import FEW, PAIRS
 
+import gdext
+
 PAIR = pytest.mark.parametrize("name", PAIRS)
 FEW_PAIRS = pytest.mark.parametrize("name", FEW)
 
@@ -160,3 +162,18 @@ def test_hessian_vector_products(device, name):
 
     for got, want in zip(products(pair.ours), products(pair.theirs), strict=True):
         close(got, want)
+
+
+def test_no_derivative_by_weight():
+    """Of a loss: in reverse mode and in forward mode an error, where torch.mse_loss has one."""
+    x, t, w = randn(4, 3), randn(4, 3), randn(4, 3).abs()
+    classes, class_weight = torch.tensor([0, 1, 2, 1]), randn(3).abs()
+    losses = {
+        "mse_loss": (lambda w: gdext.functional.mse_loss(x, t, weight=w), w),
+        "cross_entropy": (lambda w: gdext.functional.cross_entropy(x, classes, w), class_weight),
+    }
+    for name, (loss, weight) in losses.items():
+        with pytest.raises(RuntimeError, match=name):
+            grad(loss)(weight)
+        with pytest.raises(RuntimeError, match=name):
+            jvp(loss, (weight,), (torch.ones_like(weight),))

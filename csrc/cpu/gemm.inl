@@ -43,9 +43,8 @@ class Gemm {
     whole.tile_rows = ceil_div(ceil_div(height, row_blocks), tiles);
     whole.block_rows = tiles * whole.tile_rows;
     whole.blocks_kept = row_blocks > 1 ? std::min(blocks, kBlocksKept) : 1;
-    whole.panels_kept = !whole.direct && (whole.flat || row_blocks > 1)
-                            ? std::min(ceil_div(panels, across), kBlockPanels)
-                            : 1;
+    whole.keeps_panels = !whole.direct && (whole.flat || row_blocks > 1);
+    whole.panels_kept = whole.keeps_panels ? std::min(ceil_div(panels, across), kBlockPanels) : 1;
 
     const int64_t rows_size = (whole.flat ? whole.tile_rows : whole.block_rows) * whole.depth + W;
     const int64_t task_size =
@@ -105,6 +104,7 @@ class Gemm {
     int64_t depth;                     // of a block of k
     bool direct;                       // B's panels are read where they are
     bool flat;                         // one pass over C for each block of k
+    bool keeps_panels;                 // of B, packed once for all blocks of rows
     int64_t tile_rows, block_rows;     // of A's panels, and of as many as are kept
     int64_t blocks_kept, panels_kept;  // how many blocks of k, of how many panels, are kept of B
     int64_t m_begin, m_end, p_begin, p_end;
@@ -217,7 +217,7 @@ class Gemm {
 
   static E* packed_panel(const Rectangle& r, const Step& s, int64_t p) {
     return r.panels +
-           (r.panels_kept > 1 ? s.kept * r.panels_kept + p - s.p_begin : 0) * kCols * r.depth;
+           (r.keeps_panels ? s.kept * r.panels_kept + p - s.p_begin : 0) * kCols * r.depth;
   }
   static bool is_direct(const Rectangle& r, int64_t p) {
     return r.direct && (p + 1) * kCols <= r.N;
