@@ -75,7 +75,7 @@ class BuildWithNinja(build_ext):
 
 
 def extension() -> Extension:
-    headers = [path for kind in ("h", "inl", "cuh") for path in ROOT.glob(f"csrc/*/*.{kind}")]
+    headers = [path for kind in ("h", "inl", "cuh") for path in ROOT.glob(f"csrc/**/*.{kind}")]
     support = ROOT.glob("scripts/build_support/*.py")
     return Extension(
         "gdext._C",

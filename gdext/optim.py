@@ -144,12 +144,16 @@ class SGD(torch.optim.SGD):
         if len(updates) > 1:  # a single update checks itself before it writes
             for update in updates:
                 update.check()
-        if (
-            found_inf is not None
-            and any(update.is_first for update in updates)
-            and found_inf.item()
-        ):
-            return
+        if found_inf is not None and any(update.is_first for update in updates):
+            if found_inf.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "found_inf: wanted a first step with momentum outside of a CUDA graph's "
+                    "capture, since it must be read before the buffers are made: take one before"
+                )
+            if found_inf.item():
+                return
+        for update in updates:  # all of them before any update: there may be too little memory
+            update.make_buffers()
         for update in updates:
             update.run(self.state, grad_scale, found_inf)
 
@@ -171,6 +175,7 @@ class _Update:
             grads = [p.grad for p in self.params]
         self.grads: list[Tensor] = grads
         self.buffers: list[Any] = []
+        self.first: list[bool] = []  # of each buffer, whether it is new; empty: none is
         self.is_first = False
         if group["momentum"] != 0:
             self.buffers = [
@@ -191,19 +196,20 @@ class _Update:
         ]
         self._call(buffers, [], check_only=True)
 
-    def run(
-        self, state: dict[Tensor, Any], grad_scale: Tensor | None, found_inf: Tensor | None
-    ) -> None:
-        params, buffers = self.params, self.buffers
-        first: list[bool] = []
+    def make_buffers(self) -> None:
         if self.is_first:
-            first = [buffer is None for buffer in buffers]
-            buffers = [
+            self.first = [buffer is None for buffer in self.buffers]
+            self.buffers = [
                 torch.empty_like(p, dtype=g.dtype, memory_format=torch.preserve_format)
                 if b is None
                 else b
-                for p, g, b in zip(params, self.grads, buffers, strict=True)
+                for p, g, b in zip(self.params, self.grads, self.buffers, strict=True)
             ]
+
+    def run(
+        self, state: dict[Tensor, Any], grad_scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
+        params, buffers, first = self.params, self.buffers, self.first
         if grad_scale is None and found_inf is None:
             self._call(buffers, first)
         else:

@@ -1,5 +1,7 @@
 """Fixtures that every test shares: the devices present, seeds, and hypothesis' profile."""
 
+import os
+
 import hypothesis
 import pytest
 import torch
@@ -27,6 +29,9 @@ def cuda_missing() -> str | None:
 
 
 _CUDA_MISSING = cuda_missing()
+# For who runs the tests because of the GPU: skipping what concerns it would look like success.
+if _CUDA_MISSING and os.environ.get("GDEXT_REQUIRE_CUDA") == "1":
+    raise RuntimeError(f"GDEXT_REQUIRE_CUDA=1: {_CUDA_MISSING}")
 _SKIP_CUDA = pytest.mark.skipif(_CUDA_MISSING is not None, reason=str(_CUDA_MISSING))
 
 

@@ -62,8 +62,8 @@ def test_quick_run(tiny, capsys):
     assert "== steps" in printed and "gdext fused" in printed and "us" in printed
     content = json.loads(Path("o/benchmark.json").read_text())
     assert set(content) == {
-        "date", "command", "machine", "versions", "threads", "effort", "limits", "rows", "memory",
-        "accuracy", "notes",
+        "date", "command", "device", "machine", "versions", "threads", "effort", "limits", "rows",
+        "memory", "accuracy", "notes",
     }  # fmt: skip
     assert content["command"].startswith("scripts/benchmark.py --quick --sections steps")
     assert content["machine"]["cores"] == machine.cores()
@@ -84,7 +84,7 @@ def test_quick_run(tiny, capsys):
     "error", [RuntimeError("can't allocate memory:\nso many bytes"), MemoryError()]
 )
 def test_a_section_that_fails_is_a_note_and_the_others_go_on(tiny, monkeypatch, capsys, error):
-    def failing(effort):
+    def failing(effort, device):
         yield planted_row(section="ops")
         raise error
 
@@ -156,22 +156,30 @@ def test_readme_option(tiny):
     assert ", batch 32 | 15.0 | **30.0** |" in Path("README.md").read_text()
 
 
-def check_committed(root):
-    _, begin, rest = (root / "README.md").read_text().partition(tables.BEGIN)
-    block, end, _ = rest.partition(tables.END)
+PLACES = {
+    "docs/benchmarks": (tables.BEGIN, tables.END),
+    "docs/benchmarks/cuda": (tables.BEGIN_CUDA, tables.END_CUDA),
+}
+
+
+def check_committed(root, place="docs/benchmarks"):
+    first, last = PLACES[place]
+    _, begin, rest = (root / "README.md").read_text().partition(first)
+    block, end, _ = rest.partition(last)
     assert begin and end
-    folder = root / "docs" / "benchmarks"
+    folder = root / place
     if not block.strip() and not folder.exists():
         pytest.skip("no result beside these tests, and none in the README")
     assert (folder / "benchmark.json").exists(), "numbers in the README without their result"
     content = json.loads((folder / "benchmark.json").read_text())
     assert (folder / "benchmark.md").read_text() == tables.report(content)
-    assert block.strip() == tables.readme_block(content, "docs/benchmarks")
+    assert block.strip() == tables.readme_block(content, place)
 
 
 @pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the README is not here")
-def test_the_committed_tables_are_made_from_the_committed_result():
-    check_committed(ROOT)
+@pytest.mark.parametrize("place", PLACES)
+def test_the_committed_tables_are_made_from_the_committed_result(place):
+    check_committed(ROOT, place)
 
 
 def test_numbers_without_their_result_are_found_out(tmp_path):
@@ -204,7 +212,7 @@ def test_numbers_without_their_result_are_found_out(tmp_path):
         (["--seeds", "0"], "--seeds: 0: wanted an integer from 1"),
         (["--threads", "0"], "--threads: 0: wanted an integer from 1"),
         (["--threads", str(os.cpu_count() + 1)], "wanted an integer from 1 to"),
-        (["--device", "cuda"], "--device: invalid choice: 'cuda'"),
+        (["--device", "tpu"], "--device: invalid choice: 'tpu'"),
         (["--jax-python", "nowhere"], "--jax-python: nowhere cannot be started: No such file"),
         (["--out", "file"], "File exists: 'file'"),
         (["--readme", "nowhere.json"], "No such file or directory: 'nowhere.json'"),

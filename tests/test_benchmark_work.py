@@ -351,7 +351,7 @@ def test_memory_is_at_least_that_of_parameters_and_gradients():
 
 
 def test_accuracy_takes_turns_and_adds_up(monkeypatch):
-    def trained(function, engine, seed, threads):
+    def trained(function, engine, seed, threads, device):
         last = 0.979 if (engine, seed) == ("fused", 0) else 0.981
         return [{"seconds": 1.5, "test_accuracy": 0.9}, {"seconds": 1.0, "test_accuracy": last}]
 

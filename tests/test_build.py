@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,8 +18,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import build_in_place  # noqa: E402
 from build_support import environment, ninja_build  # noqa: E402
 from build_support.environment import BuildError  # noqa: E402
+from build_support.toolkit import CudaToolkit  # noqa: E402
 
 
 def script(path: Path, text: str) -> Path:
@@ -104,6 +107,13 @@ def small_plan(tmp_path):
     return ninja_build.Plan("1.2.3", root, torch, cxx, toolkit=None, archs=())
 
 
+def test_launch_errors_can_name_the_architectures(small_plan, tmp_path):
+    cuda = CudaToolkit(tmp_path / "nvcc", tmp_path, tmp_path, "13.0", ("9.0", "12.0"))
+    plan = ninja_build.Plan(**{**vars(small_plan), "toolkit": cuda, "archs": ("9.0", "12.0+PTX")})
+    flag = '-DGDEXT_CUDA_ARCHS="9.0 12.0+PTX"'
+    assert flag in ninja_build.nvcc_flags(plan) and flag in ninja_build.config_flags(plan)
+
+
 def compiled(plan: ninja_build.Plan, capfd: pytest.CaptureFixture[str]) -> list[str]:
     """The sources that a build compiles."""
     ninja_build.build(plan, environment.find_ninja(os.environ))
@@ -124,6 +134,19 @@ def test_compile_error_is_one_message(small_plan):
     (small_plan.root / "csrc/cpu/one.cpp").write_text("int one( {")
     with pytest.raises(BuildError, match="compilation failed"):
         ninja_build.build(small_plan, environment.find_ninja(os.environ))
+
+
+def test_without_ninja(small_plan):
+    built = build_in_place.build_without_ninja(small_plan, jobs=2)
+    assert built == small_plan.build_dir / "_C.abi3.so" and built.is_file()
+    (small_plan.root / "csrc/cpu/one.cpp").write_text("int one( {")
+    with pytest.raises(BuildError, match="compilation failed"):
+        build_in_place.build_without_ninja(small_plan, jobs=2)
+
+
+def test_in_place_as_setup_would():
+    plan = build_in_place.make_plan()
+    assert plan.root == ROOT and plan.version == version("gdext")
 
 
 def run_setup(tmp_path: Path, sitecustomize: str = "", **environ: str) -> tuple[int, str]:

@@ -5,21 +5,32 @@ Faults planted in copies of the kernels show that the comparison finds them.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
-from dataclasses import dataclass
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from native_build import CSRC, TESTS, Fault, compile_objects, link, run
+from native_build import CSRC, TESTS, compile_objects, link, run, succeed
 from native_build import missing as missing_compiler
 
 DRIVER = TESTS / "cuda_on_cpu"
 OPS = TESTS / "native"
+PRIMITIVES = DRIVER / "primitives"
 
-# -O1 compiles faster than -O2 by more than it runs slower.
+sys.path.insert(0, str(DRIVER))
+from faults import OP_FAULTS, PRIMITIVE_FAULTS, READ_BEYOND, OpFault  # noqa: E402
+
+# -O1 compiles faster than -O2 by more than it runs slower. The vector types' alignment is checked
+# in every build.
+SANITIZE = ["-fsanitize=alignment", "-fno-sanitize-recover=all"]
+ALL_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"]
 COMPILE = ["-x", "c++", "-std=c++20", "-O1", "-DGDEXT_BACKEND=cuda", f"-I{DRIVER}", f"-I{OPS}"]
-TRAP_EXIT_CODE = 77  # kTrapExitCode in cuda_runtime.h
+TRAP_EXIT_CODE = 77  # kTrapExitCode in emulation.h
+DTYPES = ["f32", "f64", "bf16", "f16"]
 
 
 def missing() -> str | None:
@@ -32,26 +43,50 @@ def missing() -> str | None:
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
-@pytest.fixture(scope="module")
-def objects(tmp_path_factory) -> list[Path]:
-    kernels = sorted((CSRC / "cuda").glob("*.cu"))
-    tests = [OPS / f"test_{kernel.stem}.cpp" for kernel in kernels]
-    return compile_objects(
-        [*kernels, *tests, *sorted(DRIVER.glob("*.cpp"))],
-        [*COMPILE, f"-I{CSRC}"],
-        tmp_path_factory.mktemp("cuda_on_cpu"),
-    )
+class Build:
+    """The two drivers, one for the ops and one for the primitives."""
+
+    def __init__(self, folder: Path, sanitize: list[str]):
+        self.sanitize = sanitize
+        kernels = sorted((CSRC / "cuda").glob("*.cu"))
+        # peak.cu, which the CPU has no twin of, is tested beside main.cpp.
+        tests = [OPS / f"test_{kernel.stem}.cpp" for kernel in kernels if kernel.stem != "peak"]
+        primitives = sorted(PRIMITIVES.glob("*.cu"))
+        for part in ("emulation", "ops", "primitives"):
+            (folder / part).mkdir()
+        flags = [f"-I{CSRC}"]
+        self.emulation = self.compile(
+            sorted((DRIVER / "emulation").glob("*.cpp")), flags, folder / "emulation"
+        )
+        self.ops = self.compile(
+            [*kernels, *tests, *sorted(DRIVER.glob("*.cpp"))], flags, folder / "ops"
+        )
+        self.primitives = self.compile(primitives, flags, folder / "primitives")
+        self.ops_driver = link([*self.ops, *self.emulation], folder / "ops_driver", sanitize)
+        self.primitives_driver = link(
+            [*self.primitives, *self.emulation], folder / "primitives_driver", sanitize
+        )
+
+    def compile(self, sources: list[Path], flags: list[str], folder: Path) -> list[Path]:
+        # With symbols, so that sanitizers name lines.
+        return compile_objects(sources, [*COMPILE, "-g1", *self.sanitize, *flags], folder)
+
+    def with_fault_in_csrc(self, fault: OpFault, folder: Path) -> Path:
+        csrc = fault.plant(CSRC, folder)
+        source = csrc / "cuda" / f"{fault.op}.cu"
+        kept = [obj for obj in self.ops if obj.name != f"{source.name}.o"]
+        # The faulty object first: the linker takes the first of equal templates.
+        faulty = self.compile([source], [f"-I{csrc}"], folder)
+        return link([*faulty, *kept, *self.emulation], folder / "driver", self.sanitize)
 
 
 @pytest.fixture(scope="module")
-def driver(objects, tmp_path_factory) -> Path:
-    return link(objects, tmp_path_factory.mktemp("driver") / "cuda_on_cpu")
+def build(tmp_path_factory) -> Build:
+    return Build(tmp_path_factory.mktemp("cuda_on_cpu"), SANITIZE)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16", "f16"])
-def test_every_op(driver, dtype, seed):
-    done = run(driver, dtype, seed)
+def check_op(driver: Path, dtype: str, seed: int, *op: str) -> None:
+    done = run(driver, dtype, seed, *op, env={"ASAN_OPTIONS": "detect_leaks=0"})
     last = re.fullmatch(
         rf"{dtype}, seed {seed}: (\d+) numbers compared in (\d+) launches, 0 failures",
         (done.stdout.splitlines() or [""])[-1],
@@ -60,78 +95,73 @@ def test_every_op(driver, dtype, seed):
     assert int(last[1]) > 0 and int(last[2]) > 0
 
 
-def test_a_class_index_out_of_bounds_is_printed_and_traps(driver):
-    done = run(driver, "trap")
+def check_primitives(driver: Path, seed: int) -> None:
+    done = run(driver, seed, env={"ASAN_OPTIONS": "detect_leaks=0"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(
+        rf"primitives, seed {seed}: [1-9]\d* numbers compared, 0 failures\n", done.stdout
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_op(build, dtype, seed):
+    check_op(build.ops_driver, dtype, seed)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_what_kernels_are_made_of(build, seed):
+    check_primitives(build.primitives_driver, seed)
+
+
+def test_a_class_index_out_of_bounds_is_printed_and_traps(build):
+    done = run(build.ops_driver, "trap")
     assert done.returncode == TRAP_EXIT_CODE
     assert done.stdout == "Target 3 is out of bounds.\n"
 
 
-@dataclass(frozen=True)
-class FaultOf(Fault):
-    """`op` must fail, saying `says`."""
-
-    op: str
-    says: str = "FAIL {op} "
-
-
-FAULTS = {
-    "no barrier between storing tiles and multiplying them": FaultOf(
-        "cuda/gemm.cuh",
-        "    b_loader.store(b_tile);\n    __syncthreads();\n",
-        "    b_loader.store(b_tile);\n",
-        "linear",
-    ),
-    "no barrier before the result takes the tiles' place": FaultOf(
-        "cuda/gemm.cuh",
-        "  }\n\n  __syncthreads();\n#pragma unroll\n",
-        "  }\n\n#pragma unroll\n",
-        "linear",
-    ),
-    "a tile that ends one product too early": FaultOf(
-        "cuda/gemm.cuh",
-        "k_ + i * next_k_ < depth_;",
-        "k_ + i * next_k_ < depth_ - 1;",
-        "linear",
-    ),
-    "no barrier before the next reduction of a block": FaultOf(
-        "cuda/common.cuh",
-        "  __syncthreads();  // the next call writes of_warp again\n",
-        "",
-        "mse",
-    ),
-    "threads that leave before a barrier": FaultOf(
-        "cuda/reduce.cuh",
-        "  const double weights = weighted",
-        "  if (threadIdx.x != 0) return;\n  const double weights = weighted",
-        "mse",
-        says="deadlock: of 256 threads 255 have left the kernel",
-    ),
-    "the sign of cross_entropy's dx": FaultOf(
-        "cuda/cross_entropy.cu",
-        "(a * std::exp(log_p) - sample.q(c))",
-        "(sample.q(c) - a * std::exp(log_p))",
-        "cross_entropy",
-    ),
-    "the sign of the update": FaultOf("common/sgd_rule.h", "p -= lr * d;", "p += lr * d;", "sgd"),
-    "one table's tensors forgotten": FaultOf(
-        "cuda/sgd.cu",
-        "if (table.count == kTableSize) flush();",
-        "if (table.count == kTableSize) table.count = 0, blocks = 0;",
-        "sgd",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_found(name, objects, tmp_path):
-    fault = FAULTS[name]
-    csrc = fault.plant(CSRC, tmp_path)
-    source = csrc / "cuda" / f"{fault.op}.cu"
-    kept = [obj for obj in objects if obj.name != f"{source.name}.o"]
-    # The faulty object first: the linker takes the first of equal templates.
-    faulty = compile_objects([source], [*COMPILE, f"-I{csrc}"], tmp_path)
-    driver = link([*faulty, *kept], tmp_path / "cuda_on_cpu")
-
+@pytest.mark.parametrize("name", OP_FAULTS)
+def test_a_planted_fault_is_found(name, build, tmp_path):
+    fault = OP_FAULTS[name]
+    driver = build.with_fault_in_csrc(fault, tmp_path)
     done = run(driver, "f32", 1, fault.op)
     assert done.returncode != 0
     assert fault.says.format(op=fault.op) in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", PRIMITIVE_FAULTS)
+def test_a_fault_planted_in_a_primitive_is_found(name, build, tmp_path):
+    fault = PRIMITIVE_FAULTS[name]
+    source = fault.plant(PRIMITIVES, tmp_path) / fault.file
+    faulty = build.compile([source], [f"-I{CSRC}"], tmp_path)
+    kept = [obj for obj in build.primitives if obj.name != f"{source.name}.o"]
+    driver = link([*faulty, *kept, *build.emulation], tmp_path / "driver", build.sanitize)
+    for seed in (1, 2, 3):
+        done = run(driver, seed)
+        assert done.returncode != 0, f"not found with seed {seed}"
+        assert fault.says in done.stdout + done.stderr
+
+
+# One test, so that pytest-xdist builds the drivers in one process.
+def test_under_sanitizers(tmp_path):
+    build = Build(tmp_path, ALL_SANITIZERS)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checks = [pool.submit(check_op, build.ops_driver, dtype, 1) for dtype in DTYPES]
+        checks.append(pool.submit(check_primitives, build.primitives_driver, 1))
+        for check in checks:
+            check.result()
+    (tmp_path / "fault").mkdir()
+    done = run(build.with_fault_in_csrc(READ_BEYOND, tmp_path / "fault"), "f32", 1, "linear")
+    assert done.returncode != 0
+    assert READ_BEYOND.says in done.stderr
+    assert re.search(r"in kernel gemm_kernel<.*, thread \(\d+,0,0\) of block \(", done.stderr)
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not on PATH")
+@pytest.mark.parametrize("arch", ["75", "80", "90a", "120"])
+def test_ptx_compiles_for(arch, tmp_path):
+    """The functions of csrc/cuda/ptx, in kernels that call them."""
+    for name in ("copies", "mma"):
+        source = PRIMITIVES / f"{name}.cu"
+        flags = ["-std=c++20", "-Werror", "all-warnings", f"-arch=sm_{arch}", f"-I{CSRC}"]
+        succeed(["nvcc", *flags, "-cubin", source, "-o", tmp_path / f"{name}.cubin"])

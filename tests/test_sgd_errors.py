@@ -192,3 +192,23 @@ def test_fault_in_a_later_group_leaves_the_first_untouched(device, fault, text):
     groups = [{"params": params[:1]}, {"params": params[1:]}]
     optimizer = gdext.optim.SGD(groups, 0.1, momentum=0.9)
     assert_step_refused(optimizer, params, RuntimeError, f"param_groups[1]: {text}")
+
+
+def test_too_little_memory_for_a_later_group_changes_nothing(device, monkeypatch):
+    params = make_params(device)
+    optimizer = gdext.optim.SGD([{"params": params[:2]}, {"params": params[2:]}], 0.1, momentum=0.9)
+    set_gradients(params, make_gradients(params, 1)[0])
+    before = snapshot(optimizer, params)
+    empty_like, left = torch.empty_like, iter(range(2))  # those of the first group
+
+    def until_memory_ends(*arguments, **options):
+        if next(left, None) is None:
+            raise torch.OutOfMemoryError("planted")
+        return empty_like(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "empty_like", until_memory_ends)
+        with pytest.raises(torch.OutOfMemoryError, match="planted"):
+            optimizer.step()
+    assert not optimizer.state
+    assert_unchanged(optimizer, params, before)

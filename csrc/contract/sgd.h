@@ -33,9 +33,20 @@ struct SgdArgs {
   const double* lr_tensor;  // [1] in the backend's memory, or null
   double momentum, dampening, weight_decay;
   bool nesterov, maximize;
-  const float* grad_scale;  // [1] in the backend's memory, or null: 1
-  const float* found_inf;   // [1] in the backend's memory, or null: 0
+  const float* grad_scale;    // [1] in the backend's memory, or null: 1
+  const float* found_inf;     // [1] in the backend's memory, or null: 0
+  void* workspace = nullptr;  // CUDA: [sgd_workspace_bytes(count)] on the device, aligned to 8
 };
+
+// How many tensors one CUDA launch can take in its parameters. Longer lists need a workspace: an
+// entry for each tensor, and a number for every kSgdStride of them.
+constexpr int64_t kSgdTensorsInParameters = 1008;
+constexpr int64_t kSgdEntryBytes = 32;
+constexpr int kSgdStride = 16;
+constexpr int64_t sgd_workspace_bytes(int64_t count) {
+  if (count <= kSgdTensorsInParameters) return 0;
+  return count * kSgdEntryBytes + (count + kSgdStride - 1) / kSgdStride * int64_t{4};
+}
 
 namespace cpu {
 void sgd(const SgdArgs&, Context);

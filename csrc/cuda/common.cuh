@@ -22,6 +22,9 @@ namespace gdext::cuda {
 
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;  // per block, where a kernel has no reason to choose otherwise
+// At least so many blocks of a kernel fit on a multiprocessor. Without that number nvcc 13 spills
+// registers of many kernels for one block more, at an occupancy of its own choice.
+constexpr int kBlocksAtOnce = 2;
 
 GDEXT_HD constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
@@ -42,27 +45,72 @@ struct alignas(sizeof(T) * kWidth) Pack {
     message += "; gdext was compiled for " GDEXT_CUDA_ARCHS ", device " + std::to_string(device) +
                " has compute capability " + std::to_string(major) + "." + std::to_string(minor);
   }
+  // From cudaErrorIllegalAddress to cudaErrorLaunchFailure: a kernel died, and every call since
+  // then says so.
+  if (error >= 700 && error <= 719)
+    message +=
+        "; a kernel launched earlier, of any library, may be the one that failed: with "
+        "CUDA_LAUNCH_BLOCKING=1 in the environment it is named";
   throw std::runtime_error(message);
 }
 
-// Launches kernel(args...) on `blocks` blocks of `threads` threads; nothing where blocks is 0,
-// which CUDA refuses. Throws std::runtime_error, with `name`, where CUDA reports an error.
+// What a launch may ask for beside its blocks and threads.
+struct LaunchShape {
+  int64_t blocks;
+  int threads;
+  size_t dynamic_shared = 0;  // bytes
+  int cluster = 1;            // blocks in each cluster, which divides `blocks`; more than 1: sm_90
+  bool cooperative = false;   // all blocks run at the same time, and may wait for each other
+};
+
+// Launches kernel(args...); nothing where there are no blocks, which CUDA refuses. Throws
+// std::runtime_error, with `name`, where CUDA reports an error.
 template <class... Parameters, class... Args>
-void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
+void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
             Context context, Args&&... args) {
-  if (blocks == 0) return;
-  if (blocks > std::numeric_limits<int32_t>::max())
+  // More needs the kernel's consent: dynamic shared memory, and blocks in a cluster.
+  constexpr size_t kShared = 48 * 1024;
+  constexpr int kPortableCluster = 8;
+  if (shape.blocks == 0) return;
+  if (shape.blocks > std::numeric_limits<int32_t>::max())
     throw std::runtime_error(std::string("gdext: CUDA kernel ") + name +
                              ": wanted at most 2^31 - 1 blocks, the tensors need " +
-                             std::to_string(blocks));
+                             std::to_string(shape.blocks));
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = shape.dynamic_shared;
   config.stream = static_cast<cudaStream_t>(context.stream);
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
+  cudaLaunchAttribute attributes[2];
+  config.attrs = attributes;
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  }
+  if (shape.cooperative) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+  }
+  cudaError_t error = cudaSuccess;
+  if (shape.dynamic_shared > kShared)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.dynamic_shared));
+  if (error == cudaSuccess && shape.cluster > kPortableCluster)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (error == cudaSuccess)
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
   if (error == cudaSuccess) return;
   cudaGetLastError();  // forgets it: whoever asks next is not told of it again
   throw_launch_error(name, error);
+}
+template <class... Parameters, class... Args>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, int threads,
+            Context context, Args&&... args) {
+  launch(name, kernel, LaunchShape{.blocks = blocks, .threads = threads}, context,
+         static_cast<Args&&>(args)...);
 }
 
 struct Sum {

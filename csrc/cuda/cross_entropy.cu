@@ -123,7 +123,7 @@ __device__ acc_t<T> sum_q(const Sample<T>& sample, int64_t C) {
 }
 
 template <class T, int kGroup>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     cross_entropy_kernel(Problem problem, const T* x, Reduction reduction, T* loss, acc_t<T>* stats,
                          acc_t<T>* norm, double* partials) {
   using A = acc_t<T>;
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // dx[c] = g (a p[c] - q[c]),  dt[c] = g w[c] (1 - e) (-log p[c])
 template <class T, int kGroup>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     cross_entropy_backward_kernel(Problem problem, const T* dy, int64_t dy_stride, const T* x,
                                   const acc_t<T>* stats, const acc_t<T>* norm, T* dx, T* dt) {
   using A = acc_t<T>;
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(kThreads)
 // gx[c] = g (a p[c] (u[c] - r) + p[c] sum k - k[c]),  r = sum_c u[c] p[c]
 // gt[c] = g w[c] (1 - e) (r - u[c])
 template <class T, int kGroup>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     cross_entropy_double_backward_kernel(Problem problem, const T* u, const T* v, const T* dy,
                                          int64_t dy_stride, const T* x, const acc_t<T>* stats,
                                          const acc_t<T>* norm, Reduction reduction, T* gdy, T* gx,

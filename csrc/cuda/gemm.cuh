@@ -111,7 +111,7 @@ __device__ void multiply_tiles(const A (*a)[TileShape::kRows + kPad],
 }
 
 template <class TA, class TB, class TileShape, class Epilogue>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
   using A = acc_t<TA>;
   static_assert(std::is_same_v<A, acc_t<TB>>);

@@ -56,7 +56,7 @@ Matrix transposed(Matrix a) { return {a.data, a.col_stride, a.row_stride}; }
 
 // dz = dy f'(s). A block makes a tile of kWarp rows and columns, a warp every kWarps-th row of it.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     dz_kernel(Matrix dy, Matrix s, acc_t<T>* dz, int64_t B, int64_t O, Activation activation) {
   using A = acc_t<T>;
   constexpr int kWarps = kThreads / kWarp;
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(kSumThreads) db_kernel(Matrix dz, T* db, int64
 
 // gdy = q f'(z),  gz = q dy f''(z),  dz = dy f'(z)
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     activation_double_backward_kernel(const T* q, const T* dy, const T* s, T* gdy, T* gz, T* dz,
                                       int64_t n, Activation activation) {
   using A = acc_t<T>;

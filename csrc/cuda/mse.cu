@@ -13,7 +13,7 @@ __device__ acc_t<T> weight_at(const T* w, int64_t i) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     mse_kernel(const T* x, const T* t, const T* w, int64_t n, Reduction reduction, T* loss,
                acc_t<T>* norm, double* partials) {
   using A = acc_t<T>;
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // dx = dy 2 w (x - t) / norm
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     mse_backward_kernel(const T* dy, int64_t dy_stride, const T* x, const T* t, const T* w,
                         const acc_t<T>* norm, T* dx, int64_t n) {
   using A = acc_t<T>;
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // gdy = u 2 w (x - t) / norm,  gx = u 2 w dy / norm
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     mse_double_backward_kernel(const T* u, const T* dy, int64_t dy_stride, const T* x, const T* t,
                                const T* w, const acc_t<T>* norm, Reduction reduction, T* gdy, T* gx,
                                int64_t n, double* partials) {

@@ -26,7 +26,7 @@ __device__ inline double add_partials(const double* partials, int64_t count) {
 // loss = sum of partials (/ norm if mean). The mean's norm is `size`, or, if weighted, the sum of
 // the second kPartials partials; any other reduction's is 1.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     finish_loss_kernel(const double* partials, int64_t count, Reduction reduction, bool weighted,
                        double size, T* loss, acc_t<T>* norm) {
   const double sum = add_partials(partials, count);
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // gdy = sum of partials
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     finish_gdy_kernel(const double* partials, int64_t count, T* gdy) {
   const double sum = add_partials(partials, count);
   if (threadIdx.x == 0) *gdy = T(static_cast<acc_t<T>>(sum));

@@ -1,75 +1,152 @@
-// sgd on CUDA (contract/sgd.h): many tensors in one launch.
+// sgd on CUDA (contract/sgd.h): one launch for a list of tensors, in 16-byte vectors.
 //
-// A launch carries a table of tensors in its parameters (4 KB at most). Each block updates one
-// chunk of one tensor; the table says at which block a tensor's chunks begin.
+// A block updates one chunk of one tensor (sgd_table.cuh). Vectors lie on 16-byte boundaries; the
+// elements before a tensor's first one and after its last are taken one by one, and so is all of a
+// tensor whose p, g and m lie differently between boundaries. Each thread loads all that it works
+// on before it stores anything: the update waits for memory alone, and memory wants many loads at
+// once.
 #include "common/sgd_rule.h"
-#include "contract/sgd.h"
-#include "cuda/common.cuh"
+#include "cuda/sgd_table.cuh"
 
 namespace gdext::cuda {
 namespace {
 
-constexpr int kTableSize = 64;
-constexpr int64_t kChunk = 4096;  // elements; a multiple of every vector width
-constexpr int kVectorBytes = 16;
+constexpr int kSmallTable = 112;  // tensors: 4 KB of parameters
+constexpr int kLargeTable = kSgdTensorsInParameters;
 
-struct SgdTable {
-  SgdTensor tensors[kTableSize];
-  int64_t first_block[kTableSize];
-  int count = 0;
+template <class T>
+struct SgdUpdate {
+  SgdRule<acc_t<T>> rule;
+  const double* lr_tensor;
+  const float* grad_scale;
+  const float* found_inf;
 };
-static_assert(sizeof(SgdTable) + sizeof(SgdRule<double>) + 3 * sizeof(void*) <= 4096);
+static_assert(sizeof(SgdTable<kSmallTable>) + sizeof(SgdUpdate<double>) <= 4096);
+static_assert(sizeof(SgdTable<kLargeTable>) + sizeof(SgdUpdate<double>) <= 32764);
 
-// Updates elements [begin, end); their number is a multiple of kWidth.
-template <int kWidth, class T>
-__device__ void update_range(const SgdTensor& tensor, int64_t begin, int64_t end,
-                             const SgdRule<acc_t<T>>& rule, const float* grad_scale) {
+// kWidth neighbours of p, g and m.
+template <class T, int kWidth>
+struct Elements {
+  Pack<T, kWidth> p, g, m;
+};
+
+template <class T, int kWidth>
+__device__ Pack<T, kWidth>& pack_at(T* data, int i) {
+  return *reinterpret_cast<Pack<T, kWidth>*>(data + i);
+}
+
+// One chunk of a tensor, whose element i is here p[i], g[i] and m[i] for low <= i < high.
+template <class T>
+struct Chunk {
   using A = acc_t<T>;
-  using P = Pack<T, kWidth>;
-  const bool has_momentum = rule.has_momentum;
-  const A scale = grad_scale ? static_cast<A>(*grad_scale) : A(1);
-  for (int64_t i = begin + static_cast<int64_t>(threadIdx.x) * kWidth; i < end;
-       i += kThreads * kWidth) {
-    P* p_at = reinterpret_cast<P*>(static_cast<T*>(tensor.p) + i);
-    P* g_at = reinterpret_cast<P*>(static_cast<T*>(tensor.g) + i);
-    P* m_at = reinterpret_cast<P*>(static_cast<T*>(tensor.m) + i);
-    P p = *p_at, g = *g_at, m = {};
-    if (has_momentum && !tensor.first) m = *m_at;
+  T *p, *g, *m;
+  int low, high;
+  bool first;
+  SgdRule<A> rule;
+  A scale;
+  bool scaled;
+
+  template <int kWidth>
+  __device__ void update() const {
+    constexpr int kVectors = SgdChunks<T>::kVectors, kStep = kThreads * kWidth;
+    const auto whole = [&](int i) { return i >= low && i + kWidth <= high; };
+    for (int base = threadIdx.x * kWidth; base < high; base += kVectors * kStep) {
+      Elements<T, kWidth> loaded[kVectors];
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v)
+        if (whole(base + v * kStep)) load(loaded[v], base + v * kStep);
+#pragma unroll
+      for (int v = 0; v < kVectors; ++v) {
+        const int i = base + v * kStep;
+        if (whole(i)) {
+          update_and_store(loaded[v], i);
+        } else if (kWidth > 1) {
+#pragma unroll 1
+          for (int j = i < low ? low : i; j < i + kWidth && j < high; ++j) {
+            Elements<T, 1> one;
+            load(one, j);
+            update_and_store(one, j);
+          }
+        }
+      }
+    }
+  }
+
+  template <int kWidth>
+  __device__ void load(Elements<T, kWidth>& e, int i) const {
+    e.p = pack_at<T, kWidth>(p, i);
+    e.g = pack_at<T, kWidth>(g, i);
+    e.m = {};
+    if (rule.has_momentum && !first) e.m = pack_at<T, kWidth>(m, i);
+  }
+
+  template <int kWidth>
+  __device__ void update_and_store(Elements<T, kWidth>& e, int i) const {
 #pragma unroll
     for (int j = 0; j < kWidth; ++j) {
-      A pj = static_cast<A>(p.value[j]), gj = static_cast<A>(g.value[j]);
-      A mj = static_cast<A>(m.value[j]);
-      if (grad_scale) gj /= scale;
-      rule(pj, gj, mj, tensor.first);
-      p.value[j] = T(pj);
-      g.value[j] = T(gj);
-      m.value[j] = T(mj);
+      A pj = static_cast<A>(e.p.value[j]), gj = static_cast<A>(e.g.value[j]);
+      A mj = static_cast<A>(e.m.value[j]);
+      if (scaled) gj /= scale;
+      rule(pj, gj, mj, first);
+      e.p.value[j] = T(pj);
+      e.g.value[j] = T(gj);
+      e.m.value[j] = T(mj);
     }
-    *p_at = p;
-    if (has_momentum) *m_at = m;
-    if (grad_scale) *g_at = g;
+    pack_at<T, kWidth>(p, i) = e.p;
+    if (rule.has_momentum) pack_at<T, kWidth>(m, i) = e.m;
+    if (scaled) pack_at<T, kWidth>(g, i) = e.g;
   }
+};
+
+template <class T, class Table>
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    sgd_kernel(const __grid_constant__ Table table, const __grid_constant__ SgdUpdate<T> update) {
+  using A = acc_t<T>;
+  constexpr int64_t kChunk = SgdChunks<T>::kChunk;
+  if (update.found_inf && *update.found_inf != 0.0f) return;
+  const SgdPlace place = find_chunk<T>(table, blockIdx.x);
+  const SgdEntry& tensor = place.tensor;
+  const int lead = SgdChunks<T>::lead(tensor);
+  const int64_t begin = place.chunk * kChunk - lead, left = static_cast<int64_t>(tensor.n) - begin;
+  const auto from_begin = [&](void* data) {
+    return data ? static_cast<T*>(data) + begin : nullptr;
+  };
+  Chunk<T> chunk{from_begin(tensor.p),
+                 from_begin(tensor.g),
+                 from_begin(tensor.m),
+                 place.chunk == 0 ? lead : 0,
+                 static_cast<int>(left < kChunk ? left : kChunk),
+                 tensor.first != 0,
+                 update.rule,
+                 update.grad_scale ? static_cast<A>(*update.grad_scale) : A(1),
+                 update.grad_scale != nullptr};
+  if (update.lr_tensor) chunk.rule.lr = static_cast<A>(*update.lr_tensor);
+  if (SgdChunks<T>::in_step(tensor))
+    chunk.template update<SgdChunks<T>::kWidth>();
+  else
+    chunk.template update<1>();
+}
+
+// Lays a piece of a long table into the workspace.
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+    sgd_table_kernel(const __grid_constant__ SgdTable<kLargeTable> piece, SgdEntry* entries,
+                     uint32_t* first_block) {
+  for (int i = threadIdx.x; i < piece.count; i += kThreads) entries[i] = piece.entries[i];
+  const int strides = static_cast<int>(ceil_div(piece.count, kSgdStride));
+  for (int i = threadIdx.x; i < strides; i += kThreads) first_block[i] = piece.first_block[i];
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    sgd_kernel(const __grid_constant__ SgdTable table, SgdRule<acc_t<T>> rule,
-               const double* lr_tensor, const float* grad_scale, const float* found_inf) {
-  if (found_inf && *found_inf != 0.0f) return;
-  if (lr_tensor) rule.lr = static_cast<acc_t<T>>(*lr_tensor);
-  int t = table.count - 1;
-  while (blockIdx.x < table.first_block[t]) --t;
-  const SgdTensor& tensor = table.tensors[t];
-  const int64_t begin = (blockIdx.x - table.first_block[t]) * kChunk;
-  const int64_t end = begin + kChunk < tensor.n ? begin + kChunk : tensor.n;
-  const auto address = reinterpret_cast<uintptr_t>(tensor.p) |
-                       reinterpret_cast<uintptr_t>(tensor.g) |
-                       reinterpret_cast<uintptr_t>(tensor.m);
-  constexpr int kWidth = kVectorBytes / sizeof(T);
-  const int64_t vectors_end =
-      address % kVectorBytes == 0 ? begin + (end - begin) / kWidth * kWidth : begin;
-  update_range<kWidth, T>(tensor, begin, vectors_end, rule, grad_scale);
-  update_range<1, T>(tensor, vectors_end, end, rule, grad_scale);
+SgdTableInMemory lay_out(SgdFiller<T>& filler, void* workspace, Context context) {
+  if (!workspace) throw std::logic_error("gdext: sgd: wanted a workspace for so many tensors");
+  const SgdTableInMemory table(workspace, filler.count());
+  SgdTable<kLargeTable> piece;
+  for (int64_t i = 0; i < table.count; i += kLargeTable) {
+    filler.fill(piece);
+    launch("sgd, its list of tensors", sgd_table_kernel, 1, kThreads, context, piece,
+           table.entries + i, table.first_block + i / kSgdStride);
+  }
+  return table;
 }
 
 }  // namespace
@@ -77,25 +154,27 @@ __global__ void __launch_bounds__(kThreads)
 void sgd(const SgdArgs& args, Context context) {
   for_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
-    using A = acc_t<T>;
-    const SgdRule<A> rule(args.lr, args.momentum, args.dampening, args.weight_decay, args.nesterov,
-                          args.maximize);
-    SgdTable table;
-    int64_t blocks = 0;
-    const auto flush = [&] {
-      launch("sgd", sgd_kernel<T>, blocks, kThreads, context, table, rule, args.lr_tensor,
-             args.grad_scale, args.found_inf);
-      table.count = 0;
-      blocks = 0;
+    SgdFiller<T> filler(args);
+    const SgdUpdate<T> update{
+        {args.lr, args.momentum, args.dampening, args.weight_decay, args.nesterov, args.maximize},
+        args.lr_tensor,
+        args.grad_scale,
+        args.found_inf};
+    const auto launch_with = [&](const auto& table) {
+      launch("sgd", sgd_kernel<T, std::decay_t<decltype(table)>>, filler.blocks(), kThreads,
+             context, table, update);
     };
-    for (int64_t i = 0; i < args.count; ++i) {
-      if (args.tensors[i].n == 0) continue;
-      if (table.count == kTableSize) flush();
-      table.tensors[table.count] = args.tensors[i];
-      table.first_block[table.count++] = blocks;
-      blocks += ceil_div(args.tensors[i].n, kChunk);
-    }
-    flush();
+    const auto launch_with_parameters = [&](auto capacity) {
+      SgdTable<decltype(capacity)::value> table;
+      filler.fill(table);
+      launch_with(table);
+    };
+    if (filler.count() <= kSmallTable)
+      launch_with_parameters(std::integral_constant<int, kSmallTable>{});
+    else if (filler.count() <= kLargeTable)
+      launch_with_parameters(std::integral_constant<int, kLargeTable>{});
+    else
+      launch_with(lay_out(filler, args.workspace, context));
   });
 }
 

@@ -44,10 +44,14 @@ void run(const Tensor& like, const Args& args, Kernel<Args> on_cpu,
 #endif
 }
 
-// `cpu::op` or `cuda::op` on args, on the device of the tensor `like`.
+// GDEXT_RUN: `cpu::op` or `cuda::op` on args, on the device of the tensor `like`.
+// GDEXT_RUN_ON_CUDA: of what `cuda` alone has, for tensors that are there.
 #if GDEXT_CUDA
 #define GDEXT_RUN(like, op, args) ::gdext::run(like, args, &::gdext::cpu::op, &::gdext::cuda::op)
+#define GDEXT_RUN_ON_CUDA(like, op, args) ::gdext::run(like, args, {}, &::gdext::cuda::op)
 #else
+#define GDEXT_RUN_ON_CUDA(like, op, args) \
+  GDEXT_CHECK(false, "gdext was built without CUDA: build it again with GDEXT_CUDA=1")
 #define GDEXT_RUN(like, op, args)                                                    \
   do {                                                                               \
     GDEXT_CHECK((like).is_cpu(),                                                     \

@@ -95,6 +95,8 @@ STABLE_TORCH_LIBRARY(gdext, m) {
   m.def("_cpu_isa_in_use() -> str");
   m.def("_fma_peak(ScalarType dtype, float seconds) -> float");
   m.def("_bandwidth(int bytes, float seconds) -> float");
+  m.def("_fma_work_(Tensor(a!) out, int repeats) -> float");
+  m.def("_update_work_(Tensor(a!) p, Tensor g, int repeats) -> float");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(gdext, CompositeExplicitAutograd, m) {
@@ -110,7 +112,11 @@ STABLE_TORCH_LIBRARY_IMPL(gdext, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(gdext, Autograd, m) { m.impl("mlp_", TORCH_BOX(&gdext::mlp_)); }
 
 STABLE_TORCH_LIBRARY_IMPL(gdext, CPU, m) { register_kernels(m); }
-STABLE_TORCH_LIBRARY_IMPL(gdext, CUDA, m) { register_kernels(m); }
+STABLE_TORCH_LIBRARY_IMPL(gdext, CUDA, m) {
+  register_kernels(m);
+  m.impl("_fma_work_", TORCH_BOX(&gdext::fma_work_));
+  m.impl("_update_work_", TORCH_BOX(&gdext::update_work_));
+}
 STABLE_TORCH_LIBRARY_IMPL(gdext, SparseCPU, m) { register_kernels(m); }
 STABLE_TORCH_LIBRARY_IMPL(gdext, SparseCUDA, m) { register_kernels(m); }
 STABLE_TORCH_LIBRARY_IMPL(gdext, SparseCsrCPU, m) { register_kernels(m); }

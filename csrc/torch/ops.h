@@ -69,5 +69,8 @@ void path_sum_(const TensorList& weights, const TensorList& inputs, const Tensor
 
 double fma_peak(ScalarType dtype, double seconds);
 double bandwidth(int64_t bytes, double seconds);
+// On CUDA tensors: start the work and return how many operations or bytes it is.
+double fma_work_(Tensor out, int64_t repeats);
+double update_work_(Tensor p, Tensor g, int64_t repeats);
 
 }  // namespace gdext

@@ -88,12 +88,13 @@ void check_apart(std::vector<Span>& spans) {
 // parameter's.
 class Copies {
  public:
-  // A tensor with t's values and the places of `like`.
+  // A tensor with the places of `like`, which fill() gives t's values.
   Tensor make(const Tensor& t, const Tensor& like, bool written) {
-    Tensor copy = torch::stable::empty_like(like);
-    torch::stable::copy_(copy, t);
-    copies_.push_back({t, copy, written});
-    return copy;
+    copies_.push_back({t, torch::stable::empty_like(like), written});
+    return copies_.back().copy;
+  }
+  void fill() {
+    for (Copy& c : copies_) torch::stable::copy_(c.copy, c.original);
   }
   void write_back() {
     for (Copy& c : copies_) {
@@ -131,6 +132,7 @@ struct Group {
   Numbers numbers;
   std::vector<SgdTensor> tensors;
   OptionalTensor lr, grad_scale, found_inf;  // on the device, in the kernel's dtype
+  OptionalTensor workspace;
 };
 
 size_t group_of(const Meta& p, size_t i, const TensorList& params, std::vector<Group>& groups) {
@@ -138,7 +140,7 @@ size_t group_of(const Meta& p, size_t i, const TensorList& params, std::vector<G
     if (groups[g].first.is_kind_of(p)) return g;
   }
   const Tensor like = params.tensor(i);
-  groups.push_back({p, like, Numbers(like, i), {}, {}, {}, {}});
+  groups.push_back({p, like, Numbers(like, i), {}, {}, {}, {}, {}});
   return groups.size() - 1;
 }
 
@@ -211,9 +213,10 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
   for (const Group& group : groups) lr_on_device = lr_on_device && group.like.is_cuda();
   if (lr_tensor && !lr_on_device) lr = read_number(*lr_tensor);
   GDEXT_CHECK_VALUE(lr_on_device || std::isfinite(lr), "lr: wanted a finite number, got ", lr);
-  // The caller has several lists to update, or none of them.
-  if (check_only) return;
 
+  // All memory is allocated before anything is written. check_only, too, asks for it, and gives it
+  // back: a caller who has several lists to update, or none of them, learns here that there is too
+  // little.
   const NoGrad no_grad;
   Copies copies;
   for (const auto& [i, group, position] : irregulars) {
@@ -231,11 +234,19 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
     if (buffers) put_beside(momentum_buffers, true, tensor.m);
   }
   for (Group& group : groups) {
+    const int64_t bytes = sgd_workspace_bytes(static_cast<int64_t>(group.tensors.size()));
+    if (group.like.is_cuda() && bytes) {
+      group.workspace = empty({bytes}, ScalarType::Byte, group.like);
+    }
+  }
+  if (check_only) return;
+  copies.fill();
+  for (Group& group : groups) {
     if (lr_on_device) group.lr = number_on(*lr_tensor, ScalarType::Double, group.like);
     if (grad_scale) group.grad_scale = number_on(*grad_scale, ScalarType::Float, group.like);
     if (found_inf) group.found_inf = number_on(*found_inf, ScalarType::Float, group.like);
   }
-  for (const Group& group : groups) {
+  for (Group& group : groups) {
     const SgdArgs args{group.numbers.dtype,
                        group.tensors.data(),
                        static_cast<int64_t>(group.tensors.size()),
@@ -247,7 +258,8 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
                        nesterov,
                        maximize,
                        static_cast<const float*>(data(group.grad_scale)),
-                       static_cast<const float*>(data(group.found_inf))};
+                       static_cast<const float*>(data(group.found_inf)),
+                       group.workspace ? group.workspace->mutable_data_ptr() : nullptr};
     GDEXT_RUN(group.like, sgd, args);
   }
   copies.write_back();

@@ -4,7 +4,7 @@ networks.py      what is trained: networks, batches, inputs
 contestants.py   who trains it: gdext, PyTorch; jax_peer.py, jax_worker.py: JAX, beside this process
 rounds.py        how time is taken: everyone in turn, several rounds
 results.py       what is kept of it, and the arithmetic done with it
-limits.py        what the machine can do at most
+limits.py, gpu.py  what the machine, or a GPU, can do at most
 steps.py, ops.py, optimizer.py, memory.py, accuracy.py   the sections
 tables.py, plot.py, machine.py, cli.py                   what is shown and written
 """

@@ -18,10 +18,16 @@ from gdext.training import cli
 
 TARGET = 0.98
 MISSED = 1  # the trainer's exit code
-WHO = {"fused": "fused", "eager": "torch"}  # the trainer's engines
+# The trainer's engines. FusedTrainer runs on the CPU alone.
+WHO = {
+    "cpu": {"fused": "fused", "eager": "torch"},
+    "cuda": {"layers": "layers", "eager": "torch"},
+}
 
 
-def run(contestants: list[str], seeds: int, threads: int) -> Iterator[dict[str, Any]]:
+def run(
+    contestants: list[str], seeds: int, threads: int, device: str = "cpu"
+) -> Iterator[dict[str, Any]]:
     """contestant, seed, seconds of training, the accuracy at its end, and whether that reached
     the target; contestants take turns.
 
@@ -29,9 +35,9 @@ def run(contestants: list[str], seeds: int, threads: int) -> Iterator[dict[str, 
         Unavailable: the trainer refuses; its reason is the message.
     """
     for seed in range(seeds):
-        for name, engine in WHO.items():
+        for name, engine in WHO[device].items():
             if name in contestants:
-                rows = in_new_process(train, engine, seed, threads)
+                rows = in_new_process(train, engine, seed, threads, device)
                 accuracy = rows[-1]["test_accuracy"]
                 yield {
                     "contestant": name,
@@ -42,14 +48,14 @@ def run(contestants: list[str], seeds: int, threads: int) -> Iterator[dict[str, 
                 }
 
 
-def train(engine: str, seed: int, threads: int) -> list[dict[str, float]]:
+def train(engine: str, seed: int, threads: int, device: str = "cpu") -> list[dict[str, float]]:
     """One run of scripts/train_mnist.py; its metrics, epoch by epoch, of which the last tells
     whether it reached the target."""
     torch.set_num_threads(threads)
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--recipe", "fast", "--engine", engine, "--seed", str(seed)]
-        arguments += ["--target-accuracy", str(TARGET), "--device", "cpu", "--out", folder]
+        arguments += ["--target-accuracy", str(TARGET), "--device", device, "--out", folder]
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = cli.main(arguments)
         metrics = Path(folder) / "metrics.jsonl"

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from gdext.benchmark import (
     accuracy,
+    gpu,
     limits,
     machine,
     memory,
@@ -26,7 +27,7 @@ from gdext.benchmark import (
     steps,
     tables,
 )
-from gdext.benchmark.contestants import LABELS
+from gdext.benchmark.contestants import LABELS, of_device
 from gdext.benchmark.jax_peer import VARIANTS, JaxPeer
 from gdext.benchmark.networks import FEATURED, NETWORKS
 from gdext.benchmark.rounds import Unavailable
@@ -98,7 +99,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--quick", action="store_true", help="a first look, in two minutes")
     add("--threads", type=_integer(1, cores), default=cores, metavar="N",
         help=f"for every contestant (default: all {cores} cores)")  # fmt: skip
-    add("--device", choices=["cpu"], default="cpu", help="where to train (default cpu)")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where to train (default cpu)")
     add("--jax-python", metavar="PATH",
         help="the interpreter to run JAX with (default: this one)")  # fmt: skip
     add("--out", default="runs/benchmark", metavar="DIR",
@@ -112,7 +113,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     chosen.sections = chosen.sections or (QUICK_SECTIONS if chosen.quick else SECTIONS)
     chosen.networks = chosen.networks or [*(FEATURED if chosen.quick else NETWORKS)]
     chosen.batches = chosen.batches or (QUICK_BATCHES if chosen.quick else None)
-    chosen.contestants = chosen.contestants or [*LABELS]
+    chosen.contestants = chosen.contestants or of_device(chosen.device)
     return chosen
 
 
@@ -127,6 +128,8 @@ def _integer(least: int, most: int) -> Any:
 
 
 def _run(chosen: argparse.Namespace, given: list[str]) -> None:
+    if chosen.device == "cuda" and (reason := gpu.missing()):
+        raise UsageError(f"--device cuda: {reason}")
     folder = Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)
     machine.use_cores(chosen.threads)
@@ -135,7 +138,8 @@ def _run(chosen: argparse.Namespace, given: list[str]) -> None:
         results: Results = {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": _command(given),
-            "machine": machine.machine(),
+            "device": chosen.device,
+            "machine": machine.machine(chosen.device),
             "versions": machine.versions(jax.versions if isinstance(jax, JaxPeer) else None),
             "threads": chosen.threads,
             "effort": asdict(chosen.effort),
@@ -176,15 +180,18 @@ def _measure(
 ) -> None:
     contestants, effort = chosen.contestants, chosen.effort
     if section == "limits":
-        results["limits"] = limits.run(5 * effort.limit, chosen.threads)
+        if chosen.device == "cuda":
+            results["limits"] = gpu.limits(5 * effort.limit)
+        else:
+            results["limits"] = limits.run(5 * effort.limit, chosen.threads)
         results["notes"] += results["limits"].pop("notes")
         print(tables.limits_text(results["limits"]), flush=True)
     elif section == "memory":
-        for peaks in memory.run(contestants, chosen.threads):
+        for peaks in memory.run(contestants, chosen.threads, chosen.device):
             results["memory"].append(peaks)
             print(tables.memory_text(peaks), flush=True)
     elif section == "accuracy":
-        for run in accuracy.run(contestants, chosen.seeds, chosen.threads):
+        for run in accuracy.run(contestants, chosen.seeds, chosen.threads, chosen.device):
             results["accuracy"].append(run)
             print(tables.accuracy_text(run), flush=True)
     else:
@@ -195,14 +202,18 @@ def _measure(
                 contestants,
                 jax,
                 effort,
+                chosen.device,
             ),
-            "ops": lambda: ops.run(effort),
-            "optimizer": lambda: optimizer.run(effort, 10**7 if chosen.quick else 10**8),
+            "ops": lambda: ops.run(effort, chosen.device),
+            "optimizer": lambda: optimizer.run(
+                effort, 10**7 if chosen.quick and chosen.device == "cpu" else 10**8, chosen.device
+            ),
         }[section]
         if section == "steps" and any(NETWORKS[n].input == "mnist" for n in chosen.networks):
             results["notes"].append(f"The MNIST pixels are {networks.mnist().source}.")
         for row in rows():
             results["rows"].append(asdict(row))
+            _save(results, Path(chosen.out))  # whatever ends this process
             print(tables.row_text(row), flush=True)
 
 
@@ -211,7 +222,7 @@ def _start_jax(chosen: argparse.Namespace, stack: ExitStack) -> JaxPeer | Unavai
     if not any(name in VARIANTS for name in chosen.contestants):
         return Unavailable("not asked for")
     try:
-        return stack.enter_context(JaxPeer(chosen.jax_python or sys.executable))
+        return stack.enter_context(JaxPeer(chosen.jax_python or sys.executable, chosen.device))
     except Unavailable as error:
         if chosen.jax_python is not None:
             raise UsageError(f"--jax-python: {error}") from error

@@ -20,7 +20,9 @@ LABELS = {
     "fused-step": "gdext fused, by step",
     "layers": "gdext layers",
     "eager": "torch eager",
+    "layers-graph": "gdext layers, CUDA graph",
     "compile": "torch.compile",
+    "graph": "torch, CUDA graph",
     "jax-jit": "JAX jit",
     "jax-scan": "JAX scan",
 }
@@ -42,7 +44,7 @@ class Contestant:
     def time(self, repeats: int) -> float:
         """The Timer of this contestant; every turn starts from the same parameters."""
         self.reset()
-        return rounds.timer(lambda: self.work(self.case.steps))(repeats)
+        return rounds.timer(lambda: self.work(self.case.steps), self.case.device)(repeats)
 
     def end(self, steps: int) -> list[Tensor]:
         """The parameters after the case's first `steps` steps. Who does other work than the rest is
@@ -76,7 +78,14 @@ def fused_step(case: Case) -> Contestant:
 
 def _fused_trainer(case: Case) -> gdext.FusedTrainer:
     model, sgd, loss = ENGINES["layers"](*_arguments(case))
-    return gdext.FusedTrainer(model, sgd(model.parameters(), lr=LEARNING_RATE), loss)
+    model.to(case.device)
+    optimizer = sgd(model.parameters(), lr=LEARNING_RATE)
+    try:
+        return gdext.FusedTrainer(model, optimizer, loss)
+    except (NotImplementedError, RuntimeError) as error:
+        if case.device == "cpu":
+            raise
+        raise Unavailable(str(error)) from error
 
 
 def layers(case: Case) -> Contestant:
@@ -90,31 +99,86 @@ def eager(case: Case) -> Contestant:
 
 
 def _loop(case: Case, engine: str, **options: bool) -> Contestant:
-    model, sgd, loss_fn = ENGINES[engine](*_arguments(case))
-    optimizer = sgd(model.parameters(), lr=LEARNING_RATE, **options)
+    model, step = _step(case, engine, **options)
     batches = case.batches
 
     def work(steps: int) -> None:
         for x, y in batches[:steps]:
-            optimizer.zero_grad()
-            loss_fn(model(x), y).backward()
-            optimizer.step()
+            step(x, y)
+
+    return Contestant(case, list(model.parameters()), work)
+
+
+def _step(
+    case: Case, engine: str, **options: bool
+) -> tuple[torch.nn.Module, Callable[[Tensor, Tensor], None]]:
+    model, sgd, loss_fn = ENGINES[engine](*_arguments(case))
+    model.to(case.device)
+    optimizer = sgd(model.parameters(), lr=LEARNING_RATE, **options)
+
+    def step(x: Tensor, y: Tensor) -> None:
+        optimizer.zero_grad()
+        loss_fn(model(x), y).backward()
+        optimizer.step()
+
+    return model, step
+
+
+def layers_graph(case: Case) -> Contestant:
+    """A step of `layers`, captured into a CUDA graph and replayed on each batch."""
+    return _graph(case, "layers")
+
+
+def eager_graph(case: Case) -> Contestant:
+    """The same of `eager`."""
+    return _graph(case, "torch", fused=True)
+
+
+def _graph(case: Case, engine: str, **options: bool) -> Contestant:
+    model, step = _step(case, engine, **options)
+    batches = case.batches
+    x, y = (t.clone() for t in batches[0])
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # what is made at the first step must be there before the capture
+            step(x, y)
+    torch.cuda.current_stream().wait_stream(stream)
+    for p in model.parameters():
+        p.grad = None  # to be made anew in the graph's own memory
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step(x, y)
+    except RuntimeError as error:
+        raise Unavailable(f"cannot be captured: {str(error).splitlines()[0]}") from error
+
+    def work(steps: int) -> None:
+        for inputs, targets in batches[:steps]:
+            x.copy_(inputs)
+            y.copy_(targets)
+            graph.replay()
 
     return Contestant(case, list(model.parameters()), work)
 
 
 def compiled(case: Case) -> Contestant:
-    """The loop of `eager` with forward and backward, and the optimizer's step, compiled."""
+    """The loop of `eager` with forward and backward, and the optimizer's step, compiled; on a GPU
+    with mode="reduce-overhead", which makes CUDA graphs."""
     logging.getLogger("torch").setLevel(logging.ERROR)
     torch._dynamo.reset()  # each case has its own shapes: never "too many recompilations"
     model, sgd, loss_fn = ENGINES["torch"](*_arguments(case))
+    model.to(case.device)
     optimizer = sgd(model.parameters(), lr=LEARNING_RATE)
-    loss_of = torch.compile(lambda x, y: loss_fn(model(x), y), dynamic=False)
-    update = torch.compile(lambda: optimizer.step())
+    mode = "reduce-overhead" if case.device == "cuda" else None
+    loss_of = torch.compile(lambda x, y: loss_fn(model(x), y), dynamic=False, mode=mode)
+    update = torch.compile(lambda: optimizer.step(), mode=mode)
     batches = case.batches
 
     def work(steps: int) -> None:
         for x, y in batches[:steps]:
+            if mode is not None:
+                torch.compiler.cudagraph_mark_step_begin()
             optimizer.zero_grad()
             loss_of(x, y).backward()
             update()
@@ -138,3 +202,24 @@ HERE: dict[str, Callable[[Case], Contestant]] = {
     "eager": eager,
     "compile": compiled,
 }
+ON_CUDA_ALONE: dict[str, Callable[[Case], Contestant]] = {
+    "layers-graph": layers_graph,
+    "graph": eager_graph,
+}
+
+
+def make(name: str, case: Case) -> Contestant | None:
+    """The contestant `name`, or None where it is not of this process.
+
+    Raises:
+        Unavailable: it cannot take part in this case.
+    """
+    if name in ON_CUDA_ALONE and case.device != "cuda":
+        raise Unavailable("needs --device cuda")
+    found = {**HERE, **ON_CUDA_ALONE}.get(name)
+    return None if found is None else found(case)
+
+
+def of_device(device: str) -> list[str]:
+    """Who takes part unless others are asked for."""
+    return [name for name in LABELS if device == "cuda" or name not in ON_CUDA_ALONE]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -26,11 +27,18 @@ class JaxPeer:
         Unavailable: `python` cannot be started or has no jax.
     """
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, device: str = "cpu") -> None:
+        # float32 as everyone else's: on a GPU JAX would take tf32 for it.
+        environ = {"JAX_PLATFORMS": device, "JAX_DEFAULT_MATMUL_PRECISION": "highest",
+                   "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # fmt: skip
         worker = Path(__file__).with_name("jax_worker.py")
         try:
             self._process = subprocess.Popen(
-                [python, str(worker)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [python, str(worker)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **environ},
             )
         except OSError as error:
             raise Unavailable(f"{python} cannot be started: {error.strerror}") from error
@@ -79,7 +87,8 @@ class JaxPeer:
             file = str(Path(self._folder.name) / "end.npz")
             self._ask(do="end", variant=variant, steps=steps, file=file)
             with numpy.load(file) as arrays:
-                return [torch.from_numpy(arrays[f"p{i}"]) for i in range(len(case.initial))]
+                ends = [torch.from_numpy(arrays[f"p{i}"]) for i in range(len(case.initial))]
+            return [p.to(case.device) for p in ends]
 
         return timer, end
 
@@ -89,8 +98,8 @@ class JaxPeer:
         path = Path(self._folder.name) / "case.npz"
         by_step = (case.steps, case.batch, -1)
         targets = case.targets.view(by_step if case.targets.dim() == 2 else by_step[:2])
-        arrays: dict[str, Any] = {f"p{i}": p.numpy() for i, p in enumerate(case.initial)}
-        arrays.update(inputs=case.inputs.view(by_step).numpy(), targets=targets.numpy())
+        arrays: dict[str, Any] = {f"p{i}": p.cpu().numpy() for i, p in enumerate(case.initial)}
+        arrays.update(inputs=case.inputs.view(by_step).cpu().numpy(), targets=targets.cpu().numpy())
         numpy.savez(path, **arrays)
         return path
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 import gdext
+from gdext.benchmark import gpu
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
-def machine() -> dict[str, Any]:
-    """The processor, its cores that this process may use, its caches, and what it can do."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """The processor, its cores that this process may use, its caches, and what it can do; the GPU
+    where that is what is measured."""
     info = _read(Path("/proc/cpuinfo"))
     memory = re.search(r"MemTotal:\s+(\d+) kB", _read(Path("/proc/meminfo")))
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", info, re.MULTILINE)
@@ -26,6 +28,7 @@ def machine() -> dict[str, Any]:
         "caches": _caches(),
         "memory_bytes": 1024 * int(memory[1]) if memory else None,
         "flags": flags[1].split() if flags else [],
+        **({"gpu": gpu.facts()} if device == "cuda" else {}),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 

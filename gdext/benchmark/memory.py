@@ -28,13 +28,13 @@ STEPS = 3
 ENVIRONMENT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
-def run(contestants: list[str], threads: int) -> Iterator[dict[str, Any]]:
+def run(contestants: list[str], threads: int, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """network, batch, and bytes by contestant, each RUNS times, in a process of its own."""
     for network, batch in CELLS:
         row: dict[str, Any] = {"network": network, "batch": batch, "bytes": {}, "notes": {}}
         for name in WHO:
             if name in contestants:
-                arguments = (name, network, batch, threads)
+                arguments = (name, network, batch, threads, device)
                 try:
                     row["bytes"][name] = [
                         in_new_process(peak, *arguments, **ENVIRONMENT) for _ in range(RUNS)
@@ -44,7 +44,7 @@ def run(contestants: list[str], threads: int) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def peak(name: str, network: str, batch: int, threads: int) -> int:
+def peak(name: str, network: str, batch: int, threads: int, device: str = "cpu") -> int:
     """Bytes by which memory grows, at most, from before the model is made to after a few steps.
 
     Raises:
@@ -53,9 +53,14 @@ def peak(name: str, network: str, batch: int, threads: int) -> int:
     torch.set_num_threads(threads)
     chosen = NETWORKS[network]
     small = Network((8, 8, 8), chosen.activation, chosen.loss)
-    HERE[name](make_case(small, 8, STEPS)).work(STEPS)  # loads code and starts threads
-    case = make_case(chosen, batch, STEPS)
+    HERE[name](make_case(small, 8, STEPS, device)).work(STEPS)  # loads code, starts threads
+    case = make_case(chosen, batch, STEPS, device)
     gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        HERE[name](case).work(STEPS)
+        return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # but for what was freed before the model was made
     before = _touched()
     HERE[name](case).work(STEPS)

@@ -103,12 +103,17 @@ class Case:
     initial: list[Tensor]
 
     @property
+    def device(self) -> str:
+        return self.inputs.device.type
+
+    @property
     def batches(self) -> list[tuple[Tensor, Tensor]]:
         inputs, targets = self.inputs.split(self.batch), self.targets.split(self.batch)
         return list(zip(inputs, targets, strict=True))
 
 
-def make_case(network: Network, batch: int, steps: int) -> Case:
+def make_case(network: Network, batch: int, steps: int, device: str = "cpu") -> Case:
+    """The same numbers on every device."""
     count = steps * batch
     random = torch.Generator().manual_seed(1)
     outputs = network.sizes[-1]
@@ -126,7 +131,8 @@ def make_case(network: Network, batch: int, steps: int) -> Case:
     for i, o in network.layers:  # torch.nn.Linear's initialisation
         for shape in ((o, i), (o,)):
             initial.append((torch.rand(shape, generator=random) * 2 - 1) / i**0.5)
-    return Case(network, batch, steps, inputs, targets, initial)
+    inputs, targets = inputs.to(device), targets.to(device)
+    return Case(network, batch, steps, inputs, targets, [p.to(device) for p in initial])
 
 
 class Digits(NamedTuple):

@@ -39,24 +39,24 @@ class Op(NamedTuple):
     theirs: Work
 
 
-def run(effort: Effort) -> Iterator[Row]:
+def run(effort: Effort, device: str = "cpu") -> Iterator[Row]:
     for make in (_products, _layers, _activations, _losses, _one_sample):
-        for op in make():
+        for op in make(device):
             size = FLOAT * op.numbers
             row = Row("ops", op.group, op.label, op.flops, size)
-            timers = {"gdext": timer(op.ours), "torch": timer(op.theirs)}
-            yield rounds.measure(row, timers, size, effort)
+            timers = {"gdext": timer(op.ours, device), "torch": timer(op.theirs, device)}
+            yield rounds.measure(row, timers, size, effort, device)
 
 
-def _products() -> Iterator[Op]:
+def _products(device: str = "cpu") -> Iterator[Op]:
     for B, I, O in PRODUCTS:
-        yield from _products_of(B, I, O)
+        yield from _products_of(B, I, O, device)
 
 
-def _products_of(B: int, I: int, O: int) -> Iterator[Op]:
+def _products_of(B: int, I: int, O: int, device: str) -> Iterator[Op]:
     """The three products of a linear layer, against torch.mm."""
     linear, backward = torch.ops.gdext.linear.default, torch.ops.gdext.linear_backward.default
-    x, w, dz = torch.randn(B, I), torch.randn(O, I), torch.randn(B, O)
+    x, w, dz = (torch.randn(s, device=device) for s in ((B, I), (O, I), (B, O)))
 
     def op(name: str, ours: Work, theirs: Work) -> Op:
         numbers = B * I + I * O + B * O
@@ -75,18 +75,18 @@ def _products_of(B: int, I: int, O: int) -> Iterator[Op]:
     )
 
 
-def _layers() -> Iterator[Op]:
+def _layers(device: str = "cpu") -> Iterator[Op]:
     for B, I, O in LAYERS:
-        yield from _linear("linear", "identity", B, I, O)
+        yield from _linear("linear", "identity", B, I, O, device)
 
 
-def _activations() -> Iterator[Op]:
+def _activations(device: str = "cpu") -> Iterator[Op]:
     for name in ACTIVATIONS:
         if name != "identity":
-            yield from _linear("activation", name, *WIDE_OUTPUT)
+            yield from _linear("activation", name, *WIDE_OUTPUT, device)
 
 
-def _linear(group: str, activation: str, B: int, I: int, O: int) -> Iterator[Op]:
+def _linear(group: str, activation: str, B: int, I: int, O: int, device: str) -> Iterator[Op]:
     def ours(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return gdext.functional.linear(x, w, b, activation)
 
@@ -95,37 +95,37 @@ def _linear(group: str, activation: str, B: int, I: int, O: int) -> Iterator[Op]
     def theirs(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         return module(F.linear(x, w, b))
 
-    inputs = [torch.randn(B, I), torch.randn(O, I), torch.randn(O)]
+    inputs = [torch.randn(s, device=device) for s in ((B, I), (O, I), (O,))]
     label = f"linear, {activation}, B {B}, I {I}, O {O}"
     yield from _both_ways(group, label, ours, theirs, inputs, 2 * B * I * O)
 
 
-def _losses() -> Iterator[Op]:
+def _losses(device: str = "cpu") -> Iterator[Op]:
     for B, C in CROSS_ENTROPIES:
-        t = torch.randint(C, (B,))
+        t = torch.randint(C, (B,), device=device)
         yield from _both_ways(
             "loss",
             f"cross entropy, B {B}, C {C}",
             lambda x, t=t: gdext.functional.cross_entropy(x, t),
             lambda x, t=t: F.cross_entropy(x, t),
-            [torch.randn(B, C)],
+            [torch.randn(B, C, device=device)],
             0,
         )
     for B, O in ERRORS:
-        t = torch.randn(B, O)
+        t = torch.randn(B, O, device=device)
         yield from _both_ways(
             "loss",
             f"mse, B {B}, O {O}",
             lambda x, t=t: gdext.functional.mse_loss(x, t),
             lambda x, t=t: F.mse_loss(x, t),
-            [torch.randn(B, O)],
+            [torch.randn(B, O, device=device)],
             0,
         )
 
 
-def _one_sample() -> Iterator[Op]:
+def _one_sample(device: str = "cpu") -> Iterator[Op]:
     """Forward and backward as in training, where what is around the kernels counts."""
-    x, dy, t = torch.randn(1, 8), torch.randn(1, 64), torch.randn(1, 64)
+    x, dy, t = (torch.randn(1, n, device=device) for n in (8, 64, 64))
 
     def of(label: str, ours: Callable[..., Tensor], theirs: Callable[..., Tensor]) -> Op:
         return Op("one sample", f"{label}, forward and backward", 4 * 512, 2 * 656, ours, theirs)
@@ -143,8 +143,8 @@ def _one_sample() -> Iterator[Op]:
         return work
 
     for name in ONE_SAMPLE_ACTIVATIONS:
-        ours = gdext.nn.Linear(8, 64, activation=name)
-        linear = torch.nn.Linear(8, 64)
+        ours = gdext.nn.Linear(8, 64, activation=name, device=device)
+        linear = torch.nn.Linear(8, 64, device=device)
         linear.load_state_dict(ours.state_dict())
         theirs = linear if name == "identity" else torch.nn.Sequential(linear, ACTIVATIONS[name]())
         yield of(f"Linear(8, 64), {name}, B 1", layer(ours), layer(theirs))
@@ -161,7 +161,7 @@ def _one_sample() -> Iterator[Op]:
         return work
 
     yield of("mse, B 1, O 64", loss(gdext.nn.MSELoss(), t), loss(torch.nn.MSELoss(), t))
-    c = torch.tensor([3])
+    c = torch.tensor([3], device=device)
     ce = loss(gdext.nn.CrossEntropyLoss(), c), loss(torch.nn.CrossEntropyLoss(), c)
     yield of("cross entropy, B 1, C 64", *ce)
 

@@ -32,18 +32,20 @@ STEPS = 3  # of the check: the first makes the momentum, the others use it
 PIECE = 2**20
 
 
-def run(effort: Effort, most_elements: int) -> Iterator[Row]:
+def run(effort: Effort, most_elements: int, device: str = "cpu") -> Iterator[Row]:
     """Lists of more than `most_elements` elements are left out."""
     for tensors, elements in LISTS:
         if tensors * elements <= most_elements:
             for momentum in (0.0, 0.9):
-                yield _compare(tensors, elements, momentum, effort)
+                yield _compare(tensors, elements, momentum, effort, device)
 
 
-def _compare(tensors: int, elements: int, momentum: float, effort: Effort) -> Row:
-    params = [torch.empty(elements, requires_grad=True) for _ in range(tensors)]
+def _compare(
+    tensors: int, elements: int, momentum: float, effort: Effort, device: str = "cpu"
+) -> Row:
+    params = [torch.empty(elements, requires_grad=True, device=device) for _ in range(tensors)]
     for p in params:
-        p.grad = torch.linspace(0.5, 1.5, elements)
+        p.grad = torch.linspace(0.5, 1.5, elements, device=device)
     # All update the same parameters, so that there is room for the largest.
     contestants = {
         "gdext": gdext.optim.SGD(params, lr=0.01, momentum=momentum),
@@ -60,8 +62,10 @@ def _compare(tensors: int, elements: int, momentum: float, effort: Effort) -> Ro
         bytes=FLOAT * moved * total,
     )
     row.notes = other_work(params, contestants)
-    timers = {name: timer(sgd.step) for name, sgd in contestants.items() if name not in row.notes}
-    return rounds.measure(row, timers, FLOAT * total * (3 if momentum else 2), effort)
+    timers = {
+        name: timer(sgd.step, device) for name, sgd in contestants.items() if name not in row.notes
+    }
+    return rounds.measure(row, timers, FLOAT * total * (3 if momentum else 2), effort, device)
 
 
 def other_work(

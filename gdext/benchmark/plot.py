@@ -15,8 +15,10 @@ STYLES: dict[str, dict[str, Any]] = {
     "fused": {"color": "#1f5fa8", "marker": "o", "linewidth": 2.2, "zorder": 3},
     "fused-step": {"color": "#1f5fa8", "marker": "o", "linestyle": ":", "fillstyle": "none"},
     "layers": {"color": "#7fb0e6", "marker": "s"},
+    "layers-graph": {"color": "#7fb0e6", "marker": "v", "linestyle": "--"},
     "eager": {"color": "#d9660a", "marker": "s"},
     "compile": {"color": "#d9660a", "marker": "^", "linestyle": ":", "fillstyle": "none"},
+    "graph": {"color": "#d9660a", "marker": "v", "linestyle": "--"},
     "jax-jit": {"color": "#3d8b3d", "marker": "^", "linestyle": ":", "fillstyle": "none"},
     "jax-scan": {"color": "#3d8b3d", "marker": "D"},
 }

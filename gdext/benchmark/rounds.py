@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from gdext.benchmark import gpu
 from gdext.benchmark.results import Row
 
 # Does the work so many times in a row and returns the seconds that all of them took.
@@ -42,17 +43,24 @@ THOROUGH = Effort(rounds=5, turn=0.03, limit=0.02, flops=2e10, samples=2048, ste
 QUICK = Effort(rounds=3, turn=0.005, limit=0.005, flops=5e8, samples=2048, steps=1)
 
 
-def timer(work: Callable[[], object]) -> Timer:
+def timer(work: Callable[[], object], device: str = "cpu") -> Timer:
+    """What a user waits for: on a GPU from when it is idle until it is idle again."""
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+
     def time_work(repeats: int) -> float:
+        wait()
         begin = time.perf_counter()
         for _ in range(repeats):
             work()
+        wait()
         return time.perf_counter() - begin
 
     return time_work
 
 
-def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort) -> Row:
+def measure(
+    row: Row, timers: dict[str, Timer], working_set: int, effort: Effort, device: str = "cpu"
+) -> Row:
     """Fills in row.times and row.limits, and row.notes of who drops out on the way.
 
     Args:
@@ -60,7 +68,7 @@ def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort
         working_set: bytes that are read and written again and again: the smaller, the nearer the
             cache they stay in, and the higher the bandwidth.
     """
-    arithmetic, traffic = _limit_timers(row, working_set, effort.limit)
+    arithmetic, traffic = _limit_timers(row, working_set, effort.limit, device)
     everyone = {"arithmetic": arithmetic, "traffic": traffic, **timers}
     repeats = {}
     for name, timer in list(everyone.items()):
@@ -96,13 +104,17 @@ def measure(row: Row, timers: dict[str, Timer], working_set: int, effort: Effort
     return row
 
 
-def _limit_timers(row: Row, working_set: int, seconds: float) -> tuple[Timer, Timer]:
+def _limit_timers(row: Row, working_set: int, seconds: float, device: str) -> tuple[Timer, Timer]:
     """The work at the machine's limits. They measure a rate, whatever the repeats."""
+    if device == "cuda":
+        fma, bandwidth = gpu.fma_rate, gpu.update_rate
+    else:
+        fma, bandwidth = torch.ops.gdext._fma_peak, torch.ops.gdext._bandwidth
 
     def arithmetic(repeats: int) -> float:
-        return repeats * row.flops / torch.ops.gdext._fma_peak(torch.float32, seconds)
+        return repeats * row.flops / fma(torch.float32, seconds)
 
     def traffic(repeats: int) -> float:
-        return repeats * row.bytes / torch.ops.gdext._bandwidth(max(working_set, 1024), seconds)
+        return repeats * row.bytes / bandwidth(max(working_set, 1024), seconds)
 
     return arithmetic, traffic

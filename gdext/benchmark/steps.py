@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gdext.benchmark import rounds
-from gdext.benchmark.contestants import HERE, eager
+from gdext.benchmark.contestants import eager, make
 from gdext.benchmark.jax_peer import JaxPeer
 from gdext.benchmark.networks import Case, Network, make_case
 from gdext.benchmark.results import Row
@@ -29,11 +29,12 @@ def run(
     contestants: list[str],
     jax: JaxPeer | Unavailable,
     effort: Effort,
+    device: str = "cpu",
 ) -> Iterator[Row]:
     """A row for each network and batch size (`batches`, else the network's own)."""
     for network in networks:
         for batch in batches or network.batches:
-            case = make_case(network, batch, steps_of_turn(network, batch, effort))
+            case = make_case(network, batch, steps_of_turn(network, batch, effort), device)
             row = Row(
                 "steps",
                 network.name,
@@ -43,7 +44,7 @@ def run(
                 batch,
             )
             timers = _timers(case, contestants, jax, row.notes)
-            rounds.measure(row, timers, network.working_set, effort)
+            rounds.measure(row, timers, network.working_set, effort, device)
             # A turn has many steps; a row is about one.
             row.times = {k: [t / case.steps for t in v] for k, v in row.times.items()}
             yield row
@@ -66,8 +67,8 @@ def _timers(
     end: Callable[[int], list[Tensor]]
     for name in contestants:
         try:
-            if name in HERE:
-                contestant = HERE[name](case)
+            contestant = make(name, case)
+            if contestant is not None:
                 timer, end = contestant.time, contestant.end
             elif isinstance(jax, JaxPeer):
                 timer, end = jax.build(name, case)

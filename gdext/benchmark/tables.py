@@ -21,6 +21,7 @@ from gdext.benchmark.results import (
 )
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+BEGIN_CUDA, END_CUDA = "<!-- benchmark on CUDA: begin -->", "<!-- benchmark on CUDA: end -->"
 HEADINGS = {
     "steps": "Training steps",
     "ops": "Single ops",
@@ -59,17 +60,26 @@ def row_text(row: Row) -> str:
 
 
 def limits_text(limits: dict[str, Any]) -> str:
-    lines = [f"machine limits (instruction set in use: {limits['isa']})"]
-    for peak in limits["fma"]:
-        lines.append(
-            f"  multiply-adds, {peak['isa']}, {peak['dtype']}, {threads(peak['threads'])}: "
-            f"{peak['rate'] / 1e9:,.0f} GFLOP/s"
-        )
+    if "gpu" in limits:
+        lines = [f"limits of {limits['gpu']}"]
+        lines += [f"  multiply-adds, {p['dtype']}: {teraflops(p)}" for p in limits["fma"]]
+        lines += [f"  torch.matmul, {p['kind']}: {teraflops(p)}" for p in limits["matrix"]]
+    else:
+        lines = [f"machine limits (instruction set in use: {limits['isa']})"]
+        for peak in limits["fma"]:
+            lines.append(
+                f"  multiply-adds, {peak['isa']}, {peak['dtype']}, {threads(peak['threads'])}: "
+                f"{peak['rate'] / 1e9:,.0f} GFLOP/s"
+            )
     for point in limits["bandwidth"]:
         lines.append(f"  update of {binary(point['bytes'])}: {point['rate'] / 1e9:,.0f} GB/s")
     copy = limits["copy"]
     lines.append(f"  copy within {binary(copy['bytes'])}: {copy['rate'] / 1e9:,.0f} GB/s")
     return "\n".join(lines)
+
+
+def teraflops(peak: dict[str, Any]) -> str:
+    return f"{peak['rate'] / 1e12:,.1f} TFLOP/s"
 
 
 def memory_text(row: dict[str, Any]) -> str:
@@ -146,21 +156,45 @@ def rewrite_readme(readme: Path, results: dict[str, Any], folder: Path) -> None:
     Raises:
         ValueError: the README has not both markers, in order.
     """
+    first, last = markers(results)
     text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{readme}: wanted the lines {BEGIN} and {END}, and both are not there")
+        raise ValueError(f"{readme}: wanted the lines {first} and {last}, and both are not there")
     block = readme_block(results, os.path.relpath(folder, readme.parent))
-    readme.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}")
+    readme.write_text(f"{before}{first}\n{block}\n{last}{after}")
+
+
+def on_cuda(results: dict[str, Any]) -> bool:
+    return bool(results.get("device") == "cuda")
+
+
+def markers(results: dict[str, Any]) -> tuple[str, str]:
+    """What the README's block of this result stands between."""
+    return (BEGIN_CUDA, END_CUDA) if on_cuda(results) else (BEGIN, END)
+
+
+def processor(results: dict[str, Any]) -> str:
+    machine, versions = results["machine"], results["versions"]
+    if not on_cuda(results):
+        return (
+            f"with {threads(results['threads'])} on {machine['cpu']} "
+            f"({versions['instruction_set']})"
+        )
+    gpu = machine["gpu"]
+    shown = [f"driver {gpu['driver_version']}"] if "driver_version" in gpu else []
+    if "clocks.max.sm" in gpu:
+        shown.append(f"at most {gpu['clocks.max.sm']}")
+    shown.append(f"compute capability {gpu['compute_capability']}")
+    return f"on {gpu['name']} ({', '.join(shown)})"
 
 
 def setting(results: dict[str, Any]) -> str:
-    machine, versions = results["machine"], results["versions"]
+    versions = results["versions"]
     jax = f", JAX {versions['jax']['jax']}" if versions["jax"] else ""
     return (
-        f"Measured on {results['date'][:10]} with {threads(results['threads'])} on "
-        f"{machine['cpu']} ({versions['instruction_set']}): float32, plain SGD; gdext "
+        f"Measured on {results['date'][:10]} {processor(results)}: float32, plain SGD; gdext "
         f"{versions['gdext']} built by {versions['compiler']}, PyTorch {versions['torch']}{jax}. "
         f"All contestants take turns in one run, {results['effort']['rounds']} rounds; `limit` is "
         "the time that the arithmetic or the memory traffic alone takes at the machine's peak, "
@@ -180,7 +214,12 @@ def table(rows: list[Row], spreads: bool) -> str:
         return ""
     compared = [
         (a, b)
-        for a, b in (("fused", "eager"), ("fused", "jax-scan"), ("gdext", BASELINE["optimizer"]))
+        for a, b in (
+            ("fused", "eager"),
+            ("fused", "jax-scan"),
+            ("layers-graph", "graph"),
+            ("gdext", BASELINE["optimizer"]),
+        )
         if a in names and b in names
     ]
     if "torch" in names:

@@ -93,9 +93,13 @@ def config_flags(plan: Plan) -> list[str]:
         "GDEXT_VERSION": plan.version,
         "GDEXT_BUILT_WITH_TORCH": plan.torch.version,
         "GDEXT_CUDA_VERSION": plan.toolkit.version if plan.toolkit else "",
-        "GDEXT_CUDA_ARCHS": " ".join(plan.archs),
     }
-    return [f'-D{name}="{value}"' for name, value in values.items()]
+    return [*(f'-D{name}="{value}"' for name, value in values.items()), archs_flag(plan)]
+
+
+def archs_flag(plan: Plan) -> str:
+    """For csrc/torch, which reports them, and csrc/cuda, whose launch errors name them."""
+    return f'-DGDEXT_CUDA_ARCHS="{" ".join(plan.archs)}"'
 
 
 def nvcc_flags(plan: Plan) -> list[str]:
@@ -106,8 +110,18 @@ def nvcc_flags(plan: Plan) -> list[str]:
         # The last word that is no flag: CXX may be "ccache g++" or "g++ -m64".
         f"-ccbin={[word for word in plan.cxx if not word.startswith('-')][-1]}",
         "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra",
+        archs_flag(plan),
         *gencode_flags(plan.archs),
     ]
+
+
+def compilation(plan: Plan, source: Path) -> tuple[list[str], list[str]]:
+    """The compiler of a source file, and its flags."""
+    if source.suffix == ".cu":
+        assert plan.toolkit is not None
+        return [str(plan.toolkit.nvcc)], nvcc_flags(plan)
+    config = config_flags(plan) if source.parent.name == "torch" else []
+    return plan.cxx, [*cxx_flags(plan), *config]
 
 
 def link_flags(plan: Plan) -> list[str]:
@@ -130,11 +144,8 @@ def ninja_file(plan: Plan, extension: Path) -> str:
     objects = []
     for source in sources(plan.root, cuda=plan.toolkit is not None):
         out = _path(plan.build_dir / source.with_suffix(source.suffix + ".o"))
-        rule, flags = (
-            ("nvcc", nvcc_flags(plan)) if source.suffix == ".cu" else ("cxx", cxx_flags(plan))
-        )
-        if source.parent.name == "torch":
-            flags = [*flags, *config_flags(plan)]
+        rule = "nvcc" if source.suffix == ".cu" else "cxx"
+        _, flags = compilation(plan, source)
         lines += [
             f"build {out}: {rule} {_path(plan.root / source)}",
             f"  flags = {_command(flags)}",

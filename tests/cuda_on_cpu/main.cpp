@@ -12,6 +12,9 @@
 #include "harness.h"
 
 namespace gdext::test {
+
+void test_peak();
+
 namespace {
 
 void launch_mse() {
@@ -22,18 +25,28 @@ void launch_mse() {
 
 void test_launch() {
   begin_case("launch, refused");
-  emulation::next_launch_error = cudaErrorNoKernelImageForDevice;
-  std::string message;
-  try {
-    launch_mse();
-  } catch (const std::runtime_error& error) {
-    message = error.what();
-  }
-  const std::string want =
-      "gdext: CUDA kernel mse: an emulated error; gdext was compiled for an unrecorded list of "
-      "architectures, device 0 has compute capability 6.1";
-  if (message != want) fail("threw '" + message + "', wanted '" + want + "'");
-  if (cudaGetLastError() != cudaSuccess) fail("left its error to whoever asks next");
+  const auto check_message = [](int error, const std::string& want) {
+    emulation::next_launch_error = static_cast<cudaError_t>(error);
+    std::string message;
+    try {
+      launch_mse();
+    } catch (const std::runtime_error& error) {
+      message = error.what();
+    }
+    if (message != want) fail("threw '" + message + "', wanted '" + want + "'");
+    if (cudaGetLastError() != cudaSuccess) fail("left its error to whoever asks next");
+  };
+  const std::string what = "gdext: CUDA kernel mse: an emulated error";
+  constexpr int kIllegalAddress = 700, kUnsupportedPtxVersion = 222;
+  check_message(cudaErrorNoKernelImageForDevice,
+                what +
+                    "; gdext was compiled for an unrecorded list of architectures, device 0 has "
+                    "compute capability 9.0");
+  check_message(kIllegalAddress,
+                what +
+                    "; a kernel launched earlier, of any library, may be the one that failed: "
+                    "with CUDA_LAUNCH_BLOCKING=1 in the environment it is named");
+  check_message(kUnsupportedPtxVersion, what);
 
   begin_case("launch, of nothing");
   const long before = emulation::launches;
@@ -41,6 +54,27 @@ void test_launch() {
   cuda::mse_backward({DType::f32, 0, nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr}, {});
   cuda::sgd({DType::f32, nullptr, 0, 0.1, nullptr, 0, 0, 0, false, false, nullptr, nullptr}, {});
   if (emulation::launches != before) fail("launched blocks");
+}
+
+void test_sgd_launches() {
+  constexpr int kTensors = 2 * kSgdTensorsInParameters + 1;
+  std::vector<float> p(kTensors), g(kTensors);
+  std::vector<SgdTensor> tensors;
+  for (int i = 0; i < kTensors; ++i) tensors.push_back({&p[i], &g[i], nullptr, 1, false});
+  std::vector<int64_t> workspace(sgd_workspace_bytes(kTensors) / 8 + 1);
+  SgdArgs args{DType::f32, tensors.data(), 0,     0.1,     nullptr, 0, 0,
+               0,          false,          false, nullptr, nullptr};
+  args.workspace = workspace.data();
+  const auto launches = [&](int64_t count) {
+    const long before = emulation::launches;
+    args.count = count;
+    cuda::sgd(args, {});
+    return emulation::launches - before;
+  };
+  begin_case("sgd, launches");
+  // A longer list is laid into the workspace first, by a launch for each part.
+  if (launches(1) != 1 || launches(kSgdTensorsInParameters) != 1 || launches(kTensors) != 4)
+    fail("not one launch for the update");
 }
 
 void trap_on_class_index() {
@@ -57,6 +91,8 @@ bool run(const std::string& dtype, const std::string& op) {
   with_dtype_named(dtype, [&](auto element) {
     auto tests = op_tests<decltype(element)>();
     tests.push_back({"launch", test_launch});
+    tests.push_back({"sgd launches", test_sgd_launches});
+    tests.push_back({"peak", test_peak});
     known = run_tests(tests, op);
   });
   return known;

@@ -6,59 +6,85 @@ namespace {
 
 struct SgdCase {
   int tensors;
-  int64_t offset;  // elements from an aligned address to each tensor's start
+  std::vector<int64_t> sizes;  // to pick from
+  int64_t offsets[3];          // elements from an aligned address to each p, g and m
   double momentum, dampening, weight_decay;
   bool nesterov, maximize;
   bool lr_on_device, scaled;
   int found_inf;  // -1: not given
 };
 
+// n numbers with some around them that nobody may write, and that an update would change.
+template <class T>
+struct Guarded {
+  static constexpr int64_t kAfter = 16;
+  int64_t offset;
+  std::vector<T> all;  // [offset + n + kAfter]
+
+  Guarded(int64_t offset, const std::vector<T>& values)
+      : offset(offset), all(offset + kAfter, from_double<T>(0.75)) {
+    all.insert(all.begin() + offset, values.begin(), values.end());
+  }
+  T* data() { return all.data() + offset; }
+  T operator[](int64_t i) const { return all[offset + i]; }
+};
+
 template <class T>
 struct TensorState {
   bool first;
-  std::vector<T> p, g, m;  // [offset + n]
+  int64_t n;
+  Guarded<T> p, g, m;
 };
 
 template <class T>
 void check(const SgdCase& c) {
-  begin_case("sgd tensors", c.tensors, "offset", c.offset, "momentum", c.momentum, "dampening",
-             c.dampening, "weight_decay", c.weight_decay, "nesterov", c.nesterov, "maximize",
-             c.maximize, "lr on device", c.lr_on_device, "scaled", c.scaled, "found_inf",
-             c.found_inf);
+  begin_case("sgd tensors", c.tensors, "offsets", c.offsets[0], c.offsets[1], c.offsets[2],
+             "momentum", c.momentum, "dampening", c.dampening, "weight_decay", c.weight_decay,
+             "nesterov", c.nesterov, "maximize", c.maximize, "lr on device", c.lr_on_device,
+             "scaled", c.scaled, "found_inf", c.found_inf);
   const bool has_momentum = c.momentum != 0;
   std::vector<TensorState<T>> before;
   for (int i = 0; i < c.tensors; ++i) {
-    const int64_t n = c.offset + pick<int64_t>({0, 1, 7, 8, 4095, 4096, 4097, 9001, 3, 33});
+    const int64_t n = c.sizes[rng() % c.sizes.size()];
     const bool first = coin();
-    before.push_back({first, randoms<T>(n), randoms<T>(n),
-                      first || !has_momentum ? unwritten<T>(n) : randoms<T>(n)});
+    before.push_back(
+        {first, n, Guarded<T>(c.offsets[0], randoms<T>(n)), Guarded<T>(c.offsets[1], randoms<T>(n)),
+         Guarded<T>(c.offsets[2], first || !has_momentum ? unwritten<T>(n) : randoms<T>(n))});
   }
   auto after = before;
   std::vector<SgdTensor> tensors;
   for (TensorState<T>& t : after)
-    tensors.push_back({t.p.data() + c.offset, t.g.data() + c.offset,
-                       has_momentum ? t.m.data() + c.offset : nullptr,
-                       static_cast<int64_t>(t.p.size()) - c.offset, t.first});
+    tensors.push_back({t.p.data(), t.g.data(), has_momentum ? t.m.data() : nullptr, t.n, t.first});
   const double lr = 0.1, unread_lr = -5;
   const float scale = 4, found_inf = static_cast<float>(c.found_inf);
+  std::vector<int64_t> workspace((sgd_workspace_bytes(c.tensors) + 7) / 8);
   backend::sgd({dtype_of<T>(), tensors.data(), c.tensors, c.lr_on_device ? unread_lr : lr,
                 c.lr_on_device ? &lr : nullptr, c.momentum, c.dampening, c.weight_decay, c.nesterov,
-                c.maximize, c.scaled ? &scale : nullptr, c.found_inf >= 0 ? &found_inf : nullptr},
+                c.maximize, c.scaled ? &scale : nullptr, c.found_inf >= 0 ? &found_inf : nullptr,
+                workspace.data()},
                {});
 
   for (int i = 0; i < c.tensors; ++i) {
     const TensorState<T>&old = before[i], &now = after[i];
-    for (int64_t j = 0; j < static_cast<int64_t>(old.p.size()); ++j) {
-      const auto same = [&](const std::vector<T>& a, const std::vector<T>& b) {
-        ++compared;
-        return memcmp(&a[j], &b[j], sizeof(T)) == 0;
-      };
-      if (c.found_inf > 0 || j < c.offset) {
-        if (!same(now.p, old.p) || !same(now.g, old.g) || !same(now.m, old.m))
+    const auto same = [&](const Guarded<T>& a, const Guarded<T>& b, int64_t j) {
+      ++compared;
+      return memcmp(&a.all[a.offset + j], &b.all[b.offset + j], sizeof(T)) == 0;
+    };
+    const auto check_around = [&](const Guarded<T>& a, const Guarded<T>& b, const char* what) {
+      for (int64_t j = -a.offset; j < old.n + Guarded<T>::kAfter; ++j)
+        if ((j < 0 || j >= old.n) && !same(a, b, j))
+          fail(std::string(what) + ": " + std::to_string(j) + " was written");
+    };
+    check_around(now.p, old.p, "p");
+    check_around(now.g, old.g, "g");
+    check_around(now.m, old.m, "m");
+    for (int64_t j = 0; j < old.n; ++j) {
+      if (c.found_inf > 0) {
+        if (!same(now.p, old.p, j) || !same(now.g, old.g, j) || !same(now.m, old.m, j))
           fail("element " + std::to_string(j) + " was written");
         continue;
       }
-      if (!c.scaled && !same(now.g, old.g)) fail("g was written without a scale");
+      if (!c.scaled && !same(now.g, old.g, j)) fail("g was written without a scale");
       const double p = value(old.p[j]), g = value(old.g[j]) / (c.scaled ? scale : 1);
       near(now.g[j], g, 0, "g", j);
       double d = (c.maximize ? -g : g) + c.weight_decay * p;
@@ -72,22 +98,38 @@ void check(const SgdCase& c) {
   }
 }
 
+template <class T>
+void check_with_random_options(int tensors, const std::vector<int64_t>& sizes, int found_inf) {
+  // In half of the cases p, g and m lie alike between the boundaries of vectors, at any place.
+  const int64_t p = pick<int64_t>({0, 1, 2, 3, 7}), others = pick<int64_t>({0, 1, 2, 8});
+  const bool alike = coin();
+  check<T>({.tensors = tensors,
+            .sizes = sizes,
+            .offsets = {p, alike ? p : others, alike || coin() ? p : 4},
+            .momentum = pick({0.0, 0.9}),
+            .dampening = pick({0.0, 0.3}),
+            .weight_decay = pick({0.0, 0.01}),
+            .nesterov = coin(),
+            .maximize = coin(),
+            .lr_on_device = coin(),
+            .scaled = coin(),
+            .found_inf = found_inf});
+}
+
 }  // namespace
 
 template <class T>
 void test_sgd() {
-  constexpr int kMoreThanOneTable = 150;
-  for (int trial = 0; trial < 42; ++trial)
-    check<T>({.tensors = trial % 14 == 0 ? kMoreThanOneTable : static_cast<int>(rng() % 6),
-              .offset = pick<int64_t>({0, 1, 2}),
-              .momentum = pick({0.0, 0.9}),
-              .dampening = pick({0.0, 0.3}),
-              .weight_decay = pick({0.0, 0.01}),
-              .nesterov = coin(),
-              .maximize = coin(),
-              .lr_on_device = coin(),
-              .scaled = coin(),
-              .found_inf = pick({-1, 0, 1})});
+  // 8 KB: what one block of the CUDA kernel takes of a tensor.
+  const int64_t chunk = 8192 / sizeof(T);
+  const std::vector<int64_t> any = {
+      0, 1, 3, 7, 8, 33, chunk - 1, chunk, chunk + 1, chunk + 8, 2 * chunk, 5 * chunk + 3};
+  for (int trial = 0; trial < 45; ++trial)
+    check_with_random_options<T>(static_cast<int>(rng() % 6), any, pick({-1, 0, 0, 1}));
+  // More than fit into the small table of a launch, then into the large one.
+  check_with_random_options<T>(150, any, -1);
+  check_with_random_options<T>(std::is_same_v<T, float> ? 1000 : 300, {0, 1, 5, 9}, 0);
+  check_with_random_options<T>(2100, {0, 1, 5, 9, 9}, -1);
 }
 
 GDEXT_TEST_FOR_ALL_DTYPES(test_sgd)

@@ -1,0 +1,203 @@
+#include "products.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "common/dtype.h"
+#include "schedule.h"
+#include "warp.h"
+
+namespace emulation {
+namespace {
+
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
+double value_of(Element type, uint32_t bits) {
+  const auto half = static_cast<uint16_t>(bits);
+  if (type == Element::bf16) return static_cast<float>(std::bit_cast<gdext::bfloat16>(half));
+  if (type == Element::f16) return static_cast<float>(std::bit_cast<gdext::float16>(half));
+  return std::bit_cast<float>(bits & 0xffffe000u);
+}
+int bytes_of(Element type) { return type == Element::tf32 ? 4 : 2; }
+
+void want_full_warps(const char* what, Where where) {
+  if (lanes_of_warp() != kAllLanes) fail(std::string(what) + " in a warp of fewer lanes", where);
+}
+
+}  // namespace
+
+float tensor_core_sum(float c, const double* products, int count) {
+  double largest = std::fabs(c), plain = c;
+  for (int i = 0; i < count; ++i) {
+    largest = std::max(largest, std::fabs(products[i]));
+    plain += products[i];
+  }
+  if (!std::isfinite(plain) || largest == 0) return static_cast<float>(plain);
+  constexpr int kBits = 25;  // float32's 24 and one more
+  const double last_bit = std::ldexp(1.0, std::ilogb(largest) + 1 - kBits);
+  double sum = std::trunc(c / last_bit);
+  for (int i = 0; i < count; ++i) sum += std::trunc(products[i] / last_bit);
+  sum *= last_bit;
+  const auto rounded = static_cast<float>(sum);
+  return std::fabs(rounded) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
+}
+
+uint32_t to_tf32(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  constexpr uint32_t kDropped = 13, kInfinity = 0x7f800000u;
+  if ((bits & kInfinity) == kInfinity) return bits & 0xffffe000u;  // a NaN's high bit stays
+  return (bits + (1u << (kDropped - 1))) & 0xffffe000u;
+}
+
+void mma(Element type, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+         const float (&c)[4], Where where) {
+  struct Offer {
+    uint32_t a[4], b[2];
+  } mine;
+  want_full_warps("mma.sync", where);
+  std::copy_n(a, 4, mine.a);
+  std::copy_n(b, 2, mine.b);
+  const float addend[4] = {c[0], c[1], c[2], c[3]};  // d may be c
+  const auto exchange = meet(kAllLanes, &mine, sizeof(mine), "mma.sync", where);
+  // A register holds `packed` elements; register pairs are 4 registers of k apart.
+  const int packed = 4 / bytes_of(type), depth = 8 * packed;
+  const auto element = [&](uint32_t bits, int k) {
+    return value_of(type, packed == 2 ? bits >> (16 * (k % 2)) : bits);
+  };
+  const int g = lane() / 4, t = lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + 8 * (i / 2), col = 2 * t + i % 2;
+    double products[16];
+    for (int k = 0; k < depth; ++k) {
+      const int at = k / packed;  // of 8 registers along k
+      const auto of_a = offer_of<Offer>(*exchange, row % 8 * 4 + at % 4);
+      const auto of_b = offer_of<Offer>(*exchange, col * 4 + at % 4);
+      products[k] = element(of_a.a[row / 8 + at / 4 * 2], k) * element(of_b.b[at / 4], k);
+    }
+    d[i] = tensor_core_sum(addend[i], products, depth);
+  }
+}
+
+void mma_f64(double (&d)[2], double a, double b, const double (&c)[2], Where where) {
+  const double mine[2] = {a, b}, addend[2] = {c[0], c[1]};
+  want_full_warps("mma.sync", where);
+  const auto exchange = meet(kAllLanes, mine, sizeof(mine), "mma.sync", where);
+  struct Offer {
+    double a, b;
+  };
+  const int g = lane() / 4, t = lane() % 4;
+  for (int i = 0; i < 2; ++i) {
+    d[i] = addend[i];
+    for (int k = 0; k < 4; ++k)
+      d[i] = std::fma(offer_of<Offer>(*exchange, g * 4 + k).a,
+                      offer_of<Offer>(*exchange, (2 * t + i) * 4 + k).b, d[i]);
+  }
+}
+
+void ldmatrix(uint32_t* registers, int matrices, bool transposed, const void* row, Where where) {
+  constexpr size_t kRowBytes = 16;
+  want_full_warps("ldmatrix", where);
+  if (lane() < 8 * matrices) check_shared(row, kRowBytes, kRowBytes, "ldmatrix", where);
+  const auto exchange = meet(kAllLanes, &row, sizeof(row), "ldmatrix", where);
+  const int g = lane() / 4, t = lane() % 4;
+  for (int m = 0; m < matrices; ++m)
+    for (int i = 0; i < 2; ++i) {
+      const int r = transposed ? 2 * t + i : g, c = transposed ? g : 2 * t + i;
+      const auto* from = offer_of<const unsigned char*>(*exchange, 8 * m + r) + 2 * c;
+      memcpy(reinterpret_cast<unsigned char*>(&registers[m]) + 2 * i, from, 2);
+    }
+}
+
+namespace {
+
+// The descriptor's fields (csrc/cuda/ptx/descriptor.cuh), read once more, from the bits.
+struct Tile {
+  Element type;
+  bool mn_major;
+  uint32_t start, leading, stride, line;
+  Where where;
+
+  Tile(Element type, WgmmaOperand operand, Where where)
+      : type(type), mn_major(operand.mn_major), where(where) {
+    const auto field = [&](int bit) {
+      return static_cast<uint32_t>(operand.descriptor >> bit & 0x3fff) << 4;
+    };
+    start = field(0), leading = field(16), stride = field(32);
+    constexpr uint32_t kLines[4] = {16, 128, 64, 32};
+    line = kLines[operand.descriptor >> 62];
+    if (operand.descriptor >> 49 & 7) fail("wgmma: a base offset is not emulated", where);
+    if (mn_major && type == Element::tf32) fail("wgmma: tf32 is k-major", where);
+  }
+
+  // i counts rows of A or columns of B.
+  double operator()(int i, int k) const {
+    const uint32_t size = bytes_of(type), along = (mn_major ? i : k) * size;
+    const uint32_t across = mn_major ? k : i;
+    uint32_t at = start + across % 8 * line;
+    if (line == 16)
+      at += along % 16 + along / 16 * (mn_major ? stride : leading) +
+            across / 8 * (mn_major ? leading : stride);
+    else
+      at += along % line * mn_major + along / line * leading * mn_major + along * !mn_major +
+            across / 8 * stride;
+    at ^= at >> 3 & (line - 1) & 0x70;  // the swizzle
+    uint32_t bits = 0;
+    memcpy(&bits, at_shared_address(at, size, where), size);
+    return value_of(type, bits);
+  }
+};
+
+}  // namespace
+
+void wgmma_fence(Where where) {
+  meet(kAllLanes, nullptr, 0, "wgmma.fence", where);
+  running().products_fenced = true;
+}
+void wgmma_commit(Where where) {
+  meet(kAllLanes, nullptr, 0, "wgmma.commit_group", where);
+  running().products.commit();
+}
+void wgmma_wait(size_t left, Where where) {
+  meet(kAllLanes, nullptr, 0, "wgmma.wait_group", where);
+  running().products.wait(left);
+  running().products_fenced = false;
+}
+
+void wgmma(Element type, float* d, int registers, WgmmaOperand a, WgmmaOperand b, bool accumulate,
+           Where where) {
+  constexpr int kWarpgroup = 128;
+  const uint64_t mine[2] = {a.descriptor, b.descriptor};
+  struct Descriptors {
+    uint64_t a, b;
+  };
+  const auto exchange = meet(kAllLanes, mine, sizeof(mine), "wgmma", where);
+  Thread& me = running();
+  if (me.block->threads.size() % kWarpgroup) fail("wgmma in a warpgroup of fewer threads", where);
+  if (!me.products_fenced) fail("wgmma without wgmma.fence since the last wait", where);
+  for_each_offer<Descriptors>(*exchange, [&](int, Descriptors other) {
+    if (other.a != mine[0] || other.b != mine[1]) fail("wgmma: lanes differ in descriptors", where);
+  });
+
+  Accumulators& sum = me.accumulators[d];
+  if (sum.in_flight++ == 0) sum.value.assign(d, d + registers);
+  memset(d, 0xff, registers * sizeof(float));
+  const Tile a_tile(type, a, where), b_tile(type, b, where);
+  const int depth = type == Element::tf32 ? 8 : 16;
+  const int first_row = me.index / warpSize % 4 * 16 + lane() / 4, first_col = 2 * (lane() % 4);
+  me.products.issue([=, &me] {
+    Accumulators& sum = me.accumulators[d];
+    for (int r = 0; r < registers; ++r) {
+      const int row = first_row + r / 2 % 2 * 8, col = r / 4 * 8 + first_col + r % 2;
+      double products[16];
+      for (int k = 0; k < depth; ++k) products[k] = a_tile(row, k) * b_tile(col, k);
+      sum.value[r] = tensor_core_sum(accumulate ? sum.value[r] : 0.0f, products, depth);
+    }
+    if (--sum.in_flight) return;
+    std::copy_n(sum.value.begin(), registers, d);
+    me.accumulators.erase(d);
+  });
+}
+
+}  // namespace emulation

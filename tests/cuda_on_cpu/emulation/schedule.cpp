@@ -1,0 +1,336 @@
+#include "schedule.h"
+
+#include <cxxabi.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+
+dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace emulation {
+namespace {
+
+Thread* current = nullptr;
+const std::function<void()>* kernel_of_thread;
+Grid the_grid;
+std::mt19937 random_numbers;
+
+// How far threads may drift apart; drawn for each group of blocks that run together.
+enum class Manner {
+  in_step,  // the warps take turns, from one wait to the next
+  adrift,   // each warp runs on until all of its threads wait for others
+  by_rank,  // so does each, but always the first in a fixed order that can go on
+  kCount,
+};
+
+void shuffle(auto& items) { std::shuffle(items.begin(), items.end(), random_numbers); }
+
+void finish_thread() {
+  Thread& thread = *current;
+  thread.copies.wait_for_all();
+  thread.bulk_stores.wait_for_all();
+  if (!thread.products.idle())
+    fail("leaves while wgmma still writes its accumulators", thread.where);
+  Block& block = *thread.block;
+  Cluster& cluster = *block.cluster;
+  thread.waiting = Waiting::left;
+  ++block.left;
+  // Those who have left are not missed at a barrier of the cluster.
+  if (!thread.cluster_arrived) {
+    ++cluster.left_without_arriving;
+    let_cluster_go_on(cluster);
+  }
+}
+
+void thread_main() {
+  current->fiber.entered();
+  (*kernel_of_thread)();
+  finish_thread();
+  current->fiber.finish();
+}
+
+dim3 place_in(unsigned index, dim3 size) {
+  return dim3(index % size.x, index / size.x % size.y, index / size.x / size.y);
+}
+
+void run_until_it_waits(Thread& thread) {
+  current = &thread;
+  threadIdx = place_in(thread.index, blockDim);
+  thread.copies.let_time_pass();
+  thread.bulk_stores.let_time_pass();
+  thread.products.let_time_pass();
+  thread.fiber.resume();
+  current = nullptr;
+}
+
+// Runs the warp's ready threads, in a random order; whether there were any.
+bool run_warp(Block& block, int begin) {
+  const int lanes = std::min<int>(warpSize, block.threads.size() - begin);
+  std::array<int, warpSize> order;
+  std::iota(order.begin(), order.begin() + lanes, begin);
+  std::shuffle(order.begin(), order.begin() + lanes, random_numbers);
+  bool any = false;
+  for (int i = 0; i < lanes; ++i) {
+    Thread& thread = *block.threads[order[i]];
+    if (thread.waiting == Waiting::condition) {
+      current = &thread;
+      if (thread.condition()) make_ready(thread);
+      current = nullptr;
+    }
+    if (thread.waiting != Waiting::nothing) continue;
+    any = true;
+    run_until_it_waits(thread);
+  }
+  return any;
+}
+
+std::string text_of(dim3 index) {
+  return "(" + std::to_string(index.x) + "," + std::to_string(index.y) + "," +
+         std::to_string(index.z) + ")";
+}
+
+std::string text_of(Where where) {
+  std::string file = where.file_name();
+  return file.substr(file.find_last_of('/') + 1) + ":" + std::to_string(where.line());
+}
+
+void leave_block(Block& block) {
+  if (!block.copies.empty()) {
+    current = block.threads[0];
+    fail("the block has left while a bulk copy into its shared memory is under way",
+         current->where);
+  }
+  if (!block.shared.intact()) {
+    current = block.threads[0];
+    fail("the block has written outside its dynamic shared memory", current->where);
+  }
+  block.shared.end();
+}
+
+void enter_block(Block& block) {
+  if (!block.started) {
+    block.started = true;
+    block.shared.start();
+  }
+  block.shared.swap_in();
+  blockIdx = block.index;
+  for (size_t c = block.copies.size(); c-- > 0;)
+    if (!block.copies[c].late && one_in(4)) land(block, c);
+}
+
+// Runs the block's threads as far as `manner` says; whether any went on.
+bool run_block(Block& block, std::vector<int>& warps, Manner manner) {
+  bool any = false;
+  for (size_t w = 0; w < warps.size(); ++w) {
+    bool went_on = run_warp(block, warps[w]);
+    any |= went_on;
+    // A warp that polls memory could go on for ever.
+    for (int turns = 0; turns < 100 && went_on && manner != Manner::in_step; ++turns)
+      went_on = run_warp(block, warps[w]);
+  }
+  return any;
+}
+
+[[noreturn]] void report_deadlock(const std::vector<Block*>& blocks) {
+  std::string text;
+  std::map<std::string, int> waits;
+  int all = 0, left = 0;
+  for (Block* block : blocks)
+    for (Thread* thread : block->threads) {
+      ++all;
+      if (thread->waiting == Waiting::left)
+        ++left;
+      else if (++waits[std::string(thread->what) + " (" + text_of(thread->where) + ")"] == 1)
+        text += ", " + place_of(*thread) + " waits at " + thread->what + " (" +
+                text_of(thread->where) + ")";
+    }
+  text += "; in all";
+  for (const auto& [what, count] : waits) text += ", " + std::to_string(count) + " at " + what;
+  fprintf(stderr, "kernel %s: deadlock: of %d threads %d have left the kernel%s\n",
+          the_grid.kernel.c_str(), all, left, text.c_str());
+  fflush(nullptr);
+  _Exit(kErrorExitCode);
+}
+
+// Runs blocks side by side to their end.
+void run_together(std::vector<Block*> blocks, size_t dynamic_shared) {
+  const bool alone = blocks.size() == 1;
+  const auto manner = Manner(random_numbers() % int(Manner::kCount));
+  std::vector<int> warps;  // first thread of each
+  for (size_t begin = 0; begin < blocks[0]->threads.size(); begin += warpSize)
+    warps.push_back(begin);
+  shuffle(warps);
+  shuffle(blocks);
+  for (Block* block : blocks) block->shared.prepare(dynamic_shared, alone);
+  for (size_t left = 0; left < blocks.size();) {
+    if (manner != Manner::by_rank) {
+      shuffle(warps);
+      shuffle(blocks);
+    }
+    bool any = false;
+    for (Block* block : blocks) {
+      const size_t threads = block->threads.size();
+      if (block->left == static_cast<int>(threads)) continue;
+      enter_block(*block);
+      const bool went_on = run_block(*block, warps, manner);
+      any |= went_on;
+      if (block->left == static_cast<int>(threads)) {
+        leave_block(*block);
+        ++left;
+      }
+      block->shared.swap_out();
+      if (went_on && manner == Manner::by_rank && !one_in(8)) break;
+    }
+    if (any) continue;
+    std::vector<Block*> waiting;
+    for (Block* block : blocks)
+      if (!block->copies.empty()) waiting.push_back(block);
+    if (waiting.empty()) report_deadlock(blocks);
+    Block& block = *waiting[random_numbers() % waiting.size()];
+    enter_block(block);
+    if (!block.copies.empty()) land(block, random_numbers() % block.copies.size());
+    block.shared.swap_out();
+  }
+  for (Block* block : blocks)
+    if (!alone && !block->shared.untouched()) {
+      current = block->threads[0];
+      fail("another block has written to this block's shared memory after this one had left",
+           current->where);
+    }
+}
+
+std::string demangled(const char* name) {
+  int status = 0;
+  char* text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
+  std::string result = text ? text : name;
+  free(text);
+  for (const char* noise : {"(anonymous namespace)::", "void ", "gdext::cuda::", "gdext::"})
+    for (size_t at; (at = result.find(noise)) != std::string::npos;)
+      result.erase(at, strlen(noise));
+  // Without the parameters.
+  int depth = 0;
+  for (size_t i = 0; i < result.size(); ++i) {
+    if (result[i] == '<') ++depth;
+    if (result[i] == '>') --depth;
+    if (result[i] == '(' && depth == 0) return result.substr(0, i);
+  }
+  return result;
+}
+
+}  // namespace
+
+Thread& running() {
+  if (current) return *current;
+  fprintf(stderr, "a device function was called on the host\n");
+  fflush(nullptr);
+  _Exit(kErrorExitCode);
+}
+Grid& grid() { return the_grid; }
+std::mt19937& schedule() { return random_numbers; }
+bool one_in(unsigned n) { return random_numbers() % n == 0; }
+void seed(unsigned value) { random_numbers.seed(value); }
+
+std::string place_of(const Thread& thread) {
+  return "thread " + text_of(place_in(thread.index, blockDim)) + " of block " +
+         text_of(thread.block->index);
+}
+
+void make_ready(Thread& thread) { thread.waiting = Waiting::nothing; }
+
+void wait_for(Waiting why, const char* what, Where where) {
+  Thread& thread = running();
+  thread.what = what;
+  thread.where = where;
+  thread.waiting = why;
+  thread.fiber.pause();
+}
+
+void fail(const std::string& what, Where where) {
+  fprintf(stderr, "kernel %s, %s: %s (%s)\n", the_grid.kernel.c_str(),
+          current ? place_of(*current).c_str() : "on the host", what.c_str(),
+          text_of(where).c_str());
+  fflush(nullptr);
+  _Exit(kErrorExitCode);
+}
+
+void trap() {
+  fflush(nullptr);
+  _Exit(kTrapExitCode);
+}
+
+// Where a sanitizer or a signal ends the process.
+void print_place() {
+  if (!current) return;
+  fprintf(stderr, "in kernel %s, %s, after %s (%s)\n", the_grid.kernel.c_str(),
+          place_of(*current).c_str(), *current->what ? current->what : "its start",
+          text_of(current->where).c_str());
+  fflush(nullptr);
+}
+
+void run_grid(const LaunchShape& shape, const void* kernel, const std::function<void()>& thread) {
+  // Kept for the next launch: fibers are dear.
+  static std::vector<std::unique_ptr<Thread>> threads;
+  static std::vector<std::unique_ptr<Block>> blocks;
+
+  kernel_of_thread = &thread;
+  gridDim = shape.grid;
+  blockDim = shape.block;
+  const size_t block_threads = shape.block.x * shape.block.y * shape.block.z;
+  const dim3 of_clusters(shape.grid.x / shape.cluster.x, shape.grid.y / shape.cluster.y,
+                         shape.grid.z / shape.cluster.z);
+  const size_t all_clusters = size_t{of_clusters.x} * of_clusters.y * of_clusters.z;
+  const size_t cluster_blocks = shape.cluster.x * shape.cluster.y * shape.cluster.z;
+  const size_t together = shape.cooperative ? all_clusters : 1;  // clusters
+  the_grid = {.kernel = demangled(mangled_name(kernel)),
+              .cluster_size = shape.cluster,
+              .cooperative = shape.cooperative,
+              .threads = static_cast<int>(all_clusters * cluster_blocks * block_threads),
+              .waiting = {}};
+  while (threads.size() < together * cluster_blocks * block_threads)
+    threads.push_back(std::make_unique<Thread>());
+  while (blocks.size() < together * cluster_blocks) blocks.push_back(std::make_unique<Block>());
+
+  std::vector<unsigned> order(all_clusters);
+  std::iota(order.begin(), order.end(), 0u);
+  shuffle(order);
+  for (size_t first = 0; first < all_clusters; first += together) {
+    std::vector<Block*> group;
+    std::vector<std::unique_ptr<Cluster>> clusters;
+    for (size_t c = first; c < first + together; ++c) {
+      Cluster& cluster = *clusters.emplace_back(std::make_unique<Cluster>());
+      cluster.threads = cluster_blocks * block_threads;
+      const dim3 corner = place_in(order[c], of_clusters);
+      for (unsigned rank = 0; rank < cluster_blocks; ++rank) {
+        const dim3 inside = place_in(rank, shape.cluster);
+        Block& block = *blocks[group.size()];
+        block.index =
+            dim3(corner.x * shape.cluster.x + inside.x, corner.y * shape.cluster.y + inside.y,
+                 corner.z * shape.cluster.z + inside.z);
+        block.cluster = &cluster;
+        block.rank = rank;
+        block.left = 0;
+        block.started = false;
+        block.barriers = {};
+        block.copies.clear();
+        block.threads.clear();
+        for (size_t t = 0; t < block_threads; ++t) {
+          Thread& of_block = *threads[group.size() * block_threads + t];
+          of_block.block = &block;
+          of_block.index = t;
+          of_block.waiting = Waiting::nothing;
+          of_block.what = "";
+          of_block.cluster_arrived = of_block.products_fenced = false;
+          of_block.fiber.start(thread_main);
+          block.threads.push_back(&of_block);
+        }
+        cluster.blocks.push_back(&block);
+        group.push_back(&block);
+      }
+    }
+    run_together(group, shape.dynamic_shared);
+  }
+}
+
+}  // namespace emulation

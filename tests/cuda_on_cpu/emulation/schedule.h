@@ -1,0 +1,105 @@
+// Which thread runs when, and what threads wait for.
+//
+// Blocks run one at a time, those of a cluster (or of a cooperative grid) together, in a shuffled
+// order. A thread is a fiber: it runs until it has to wait; which comes next is chosen at random.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <array>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "async.h"
+#include "fiber.h"
+#include "shared.h"
+
+namespace emulation {
+
+struct Block;
+struct Cluster;
+
+enum class Waiting { nothing, block_barrier, warp, cluster, grid, condition, left };
+
+// The accumulators of wgmma instructions that are under way.
+struct Accumulators {
+  std::vector<float> value;
+  int in_flight = 0;
+};
+
+struct Thread {
+  Fiber fiber;
+  Block* block = nullptr;
+  int index = 0;  // in the block
+  Waiting waiting = Waiting::left;
+  const char* what = "";  // it waits for, or did last
+  Where where;
+  uint32_t mask = 0;  // of the lanes it meets
+  std::array<unsigned char, kOfferBytes> offer;
+  std::shared_ptr<const Exchange> exchange;
+  std::function<bool()> condition;
+  int barrier_result = 0;
+  bool cluster_arrived = false;
+  long cluster_phase = 0;  // when it arrived
+  AsyncQueue copies{false}, bulk_stores{false}, products{true};
+  std::map<float*, Accumulators> accumulators;
+  bool products_fenced = false;
+};
+
+struct Barrier {
+  int arrived = 0, expected = 0, predicates = 0;
+  std::vector<Thread*> waiting;
+};
+
+// A copy that an mbarrier is told of.
+struct BulkCopy {
+  unsigned char* to;
+  const unsigned char* from;
+  size_t bytes;
+  uint64_t* barrier;
+  bool late;  // only once nothing else can go on
+};
+
+struct Block {
+  dim3 index;
+  Cluster* cluster = nullptr;
+  unsigned rank = 0;
+  std::vector<Thread*> threads;
+  int left = 0;  // threads that have
+  bool started = false;
+  std::array<Barrier, kBarriers> barriers;
+  SharedMemory shared;
+  std::vector<BulkCopy> copies;
+};
+
+struct Cluster {
+  std::vector<Block*> blocks;
+  int threads = 0, arrived = 0, left_without_arriving = 0;
+  long phase = 0;
+};
+
+// The launch under way.
+struct Grid {
+  std::string kernel;
+  dim3 cluster_size;
+  bool cooperative = false;
+  int threads = 0, arrived = 0;
+  std::vector<Thread*> waiting;
+};
+
+Thread& running();
+Grid& grid();
+std::mt19937& schedule();
+bool one_in(unsigned n);
+
+std::string place_of(const Thread& thread);  // "thread (1,0,0) of block (2,0,0)"
+void make_ready(Thread& thread);
+// If all of its threads have arrived at its barrier, or left the kernel.
+void let_cluster_go_on(Cluster& cluster);
+// Until another thread, or the scheduler, makes it ready.
+void wait_for(Waiting why, const char* what, Where where);
+
+void land(Block& block, size_t copy);
+
+}  // namespace emulation

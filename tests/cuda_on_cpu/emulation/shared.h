@@ -1,0 +1,58 @@
+// The shared memory of a block.
+//
+// A static __shared__ variable is a C++ static, one for all blocks: what a block left in it is
+// saved when another block of its cluster (or cooperative grid) takes its turn, and put back before
+// it goes on. They are found in the program's symbol table, as the statics inside functions of
+// namespace gdext::cuda. Dynamic shared memory is an allocation for each block.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace emulation {
+
+constexpr int kPoison = 0xff;  // bytes of it: NaN in every floating-point type, -1 in integers
+
+class SharedMemory {
+ public:
+  SharedMemory() = default;
+  ~SharedMemory();
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
+
+  void prepare(size_t dynamic_bytes, bool alone);  // alone: no other block takes turns with it
+  void start();                                    // the block begins: poisons it
+  void swap_in();                                  // this block runs from now on,
+  void swap_out();                                 // and does not any more
+  void end();                                      // the block has left: poisons it
+  bool untouched() const;                          // since it was poisoned
+
+  unsigned char* dynamic() const { return dynamic_; }
+  size_t dynamic_bytes() const { return dynamic_bytes_; }
+
+  // The red zones around dynamic memory are as they were.
+  bool intact() const;
+
+  // Where `address`, in the shared memory of the block that runs, is in this block's, which does
+  // not run; null if it is not in shared memory.
+  unsigned char* counterpart(const void* address, const SharedMemory& of_running_block);
+
+ private:
+  bool alone_ = true, inside_ = false;
+  std::vector<unsigned char> statics_;  // while another block runs
+  unsigned char* memory_ = nullptr;     // red zone, dynamic memory, red zone
+  size_t allocated_ = 0;
+  unsigned char* dynamic_ = nullptr;
+  size_t dynamic_bytes_ = 0;
+};
+
+// Whether [address, address + bytes) is in a static __shared__ variable.
+bool in_static_shared(const void* address, size_t bytes);
+
+// Bytes of the static __shared__ variables of the function with this mangled name.
+size_t static_shared_bytes_of(const char* mangled_function);
+
+// The name in the symbol table of the function at this address, mangled; "" if it has none.
+const char* mangled_name(const void* function);
+
+}  // namespace emulation

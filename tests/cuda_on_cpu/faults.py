@@ -1,0 +1,214 @@
+"""Faults for tests/test_cuda_on_cpu.py to plant: in the ops, and in the kernels of primitives/."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from native_build import Fault
+
+
+@dataclass(frozen=True)
+class OpFault(Fault):
+    """In csrc. `op` must fail, saying `says`."""
+
+    op: str
+    says: str = "FAIL {op} "
+
+
+@dataclass(frozen=True)
+class PrimitiveFault(Fault):
+    """In primitives/. One of its tests must fail, saying `says`, whatever the seed.
+
+    Where the schedule decides whether the numbers or the emulation's own checks show it first,
+    `says` is what both name.
+    """
+
+    says: str
+
+
+OP_FAULTS = {
+    "no barrier between storing tiles and multiplying them": OpFault(
+        "cuda/gemm.cuh",
+        "    b_loader.store(b_tile);\n    __syncthreads();\n",
+        "    b_loader.store(b_tile);\n",
+        "linear",
+    ),
+    "no barrier before the result takes the tiles' place": OpFault(
+        "cuda/gemm.cuh",
+        "  }\n\n  __syncthreads();\n#pragma unroll\n",
+        "  }\n\n#pragma unroll\n",
+        "linear",
+    ),
+    "a tile that ends one product too early": OpFault(
+        "cuda/gemm.cuh",
+        "k_ + i * next_k_ < depth_;",
+        "k_ + i * next_k_ < depth_ - 1;",
+        "linear",
+    ),
+    "a result that ends one column too early": OpFault(
+        "cuda/gemm.cuh", "if (m < M && n < N)", "if (m < M && n < N - 1)", "linear"
+    ),
+    "no barrier before the next reduction of a block": OpFault(
+        "cuda/common.cuh",
+        "  __syncthreads();  // the next call writes of_warp again\n",
+        "",
+        "mse",
+    ),
+    "threads that leave before a barrier": OpFault(
+        "cuda/reduce.cuh",
+        "  const double weights = weighted",
+        "  if (threadIdx.x != 0) return;\n  const double weights = weighted",
+        "mse",
+        says="has left the kernel",
+    ),
+    "the sign of cross_entropy's dx": OpFault(
+        "cuda/cross_entropy.cu",
+        "(a * std::exp(log_p) - sample.q(c))",
+        "(sample.q(c) - a * std::exp(log_p))",
+        "cross_entropy",
+    ),
+    "the sign of the update": OpFault("common/sgd_rule.h", "p -= lr * d;", "p += lr * d;", "sgd"),
+    "a long list's tables laid over one another": OpFault(
+        "cuda/sgd.cu",
+        "table.entries + i,",
+        "table.entries,",
+        "sgd",
+        says="",  # it crashes
+    ),
+    "a chunk counted from the wrong tensor": OpFault(
+        "cuda/sgd_table.cuh",
+        "    chunk -= chunks;\n",
+        "",
+        "sgd",
+        says="",  # it crashes
+    ),
+    "a missing tail": OpFault("cuda/sgd.cu", "&& j < high;", "&& j + 1 < high;", "sgd"),
+    "what lies before a tensor updated too": OpFault(
+        "cuda/sgd.cu", "place.chunk == 0 ? lead : 0,", "0,", "sgd"
+    ),
+    "chunks that ignore where a tensor begins": OpFault(
+        "cuda/sgd_table.cuh", "(t.n) + lead(t), kChunk)", "(t.n), kChunk)", "sgd"
+    ),
+    "vectors at addresses that are not aligned": OpFault(
+        "cuda/sgd_table.cuh",
+        "% kVectorBytes) == 0;",
+        "% sizeof(T)) == 0;",
+        "sgd",
+        says="misaligned address",
+    ),
+}
+
+# What only AddressSanitizer sees: the row's products are not stored.
+READ_BEYOND = OpFault(
+    "cuda/gemm.cuh",
+    "line_ + i * next_line_ < lines_ &&",
+    "line_ + i * next_line_ <= lines_ &&",
+    "linear",
+    says="AddressSanitizer: heap-buffer-overflow",
+)
+
+PRIMITIVE_FAULTS = {
+    "no barrier between writing and reading shared memory": PrimitiveFault(
+        "block.cu",
+        "  held[threadIdx.x] = in[first + threadIdx.x];\n  __syncthreads();\n",
+        "  held[threadIdx.x] = in[first + threadIdx.x];\n",
+        "FAIL reverse",
+    ),
+    "a barrier that one thread does not reach": PrimitiveFault(
+        "block.cu",
+        "    __syncthreads();\n    if (static_cast<int>(threadIdx.x) < distance)",
+        "    if (threadIdx.x != 3) __syncthreads();\n"
+        "    if (static_cast<int>(threadIdx.x) < distance)",
+        "kernel primitives::tree_kernel: deadlock: of 128 threads 1 have left the kernel",
+    ),
+    "less dynamic shared memory than is used": PrimitiveFault(
+        "block.cu",
+        ".dynamic_shared = ((kCount - 1) * stride + 1) * sizeof(float)",
+        ".dynamic_shared = ((kCount - 1) * stride) * sizeof(float)",
+        "has written outside its dynamic shared memory",
+    ),
+    "more dynamic shared memory than there is": PrimitiveFault(
+        "block.cu",
+        ".dynamic_shared = ((kCount - 1) * stride + 1) * sizeof(float)",
+        ".dynamic_shared = (kCount * stride * 10) * sizeof(float)",
+        "gdext: CUDA kernel tree",
+    ),
+    "a warp that does not wait for the one before": PrimitiveFault(
+        "block.cu",
+        "  if (warp > 0) ptx::barrier_sync(warp, 2 * kWarp);\n",
+        "",
+        "FAIL relay",
+    ),
+    "a vector load at an odd element": PrimitiveFault(
+        "block.cu",
+        "    float4 v = *reinterpret_cast<const float4*>(in + i);\n",
+        "    float4 v = *reinterpret_cast<const float4*>(in + i - (i > 0));\n",
+        "misaligned address",
+    ),
+    "no tail after the vectors": PrimitiveFault(
+        "block.cu", "    for (int j = i; j < n; ++j) out[j] = 2 * in[j];\n", "", "FAIL vectors"
+    ),
+    "a lane that votes with another's mask": PrimitiveFault(
+        "warp.cu",
+        "t % 2 ? 0xaaaaaaaau : 0x55555555u",
+        "t % 2 || t == 4 ? 0xaaaaaaaau : 0x55555555u",
+        "__ballot_sync: lane 4 is not in its own mask",
+    ),
+    "no first barrier of the cluster": PrimitiveFault(
+        "cluster.cu", "  ptx::cluster_sync();\n", "", "FAIL ring"
+    ),
+    "a cluster's blocks that do not wait for each other": PrimitiveFault(
+        "cluster.cu", "  ptx::cluster_wait();\n", "", "ring"
+    ),
+    "no barrier of the grid": PrimitiveFault(
+        "cluster.cu", "    cooperative_groups::this_grid().sync();\n", "", "FAIL phases"
+    ),
+    "no wait for a copy": PrimitiveFault(
+        "copies.cu", "    ptx::cp_async_wait<1>();\n", "", "FAIL async"
+    ),
+    "a wait for one copy too few": PrimitiveFault(
+        "copies.cu", "ptx::cp_async_wait<1>()", "ptx::cp_async_wait<2>()", "FAIL async"
+    ),
+    "no barrier after the wait for a copy": PrimitiveFault(
+        "copies.cu",
+        "    ptx::cp_async_wait<1>();\n    __syncthreads();\n",
+        "    ptx::cp_async_wait<1>();\n",
+        "FAIL async",
+    ),
+    "a copy that forgets the last elements": PrimitiveFault(
+        "copies.cu", "n - first < 4 ? n - first : 4", "n - first < 4 ? 0 : 4", "FAIL async"
+    ),
+    "no wait for a bulk copy": PrimitiveFault(
+        "copies.cu", "    ptx::mbarrier_wait(&full[stage], parity);\n", "", "bulk"
+    ),
+    "a bulk copy over what is still read": PrimitiveFault(
+        "copies.cu", "      ptx::mbarrier_wait(&empty[stage], parity);\n", "", "FAIL bulk"
+    ),
+    "a wrong index of a fragment": PrimitiveFault(
+        "mma.cu",
+        "a[(g + 8 * (i % 2)) * kK + t + 4 * (i / 2)]",
+        "a[(g + 8 * (i / 2)) * kK + t + 4 * (i % 2)]",
+        "FAIL mma tf32",
+    ),
+    "ldmatrix of rows in a wrong order": PrimitiveFault(
+        "mma.cu",
+        "&a_tile[lane % 16][lane / 16 * 8]",
+        "&a_tile[lane / 2][lane % 2 * 8]",
+        "FAIL mma ",
+    ),
+    "no wait for wgmma": PrimitiveFault(
+        "wgmma.cu",
+        "  multiply(true);\n  ptx::wgmma_wait<0>();\n",
+        "  multiply(true);\n",
+        "wgmma",
+    ),
+    "no barrier between writing tiles and wgmma": PrimitiveFault(
+        "wgmma.cu", "  ptx::fence_async();\n  __syncthreads();\n", "", "FAIL wgmma"
+    ),
+    "tiles of wgmma that are not swizzled": PrimitiveFault(
+        "wgmma.cu",
+        "along % per_line() * sizeof(T),\n                         swizzle);",
+        "along % per_line() * sizeof(T),\n                         Swizzle::none);",
+        "FAIL wgmma",
+    ),
+}

@@ -1,0 +1,218 @@
+"""scripts/check_gpu.sh, with programs that only write down how they were called in place of Python,
+nvcc, nvidia-smi and compute-sanitizer."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "check_gpu.sh"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("bash") is None or shutil.which("timeout") is None,
+    reason="bash and timeout (coreutils) are needed",
+)
+
+NAMES = ["machine", "build", "tests", "memcheck", "racecheck", "initcheck", "benchmark"]
+
+PYTHON = """\
+#!/bin/sh
+echo "python $*" >>"$CALLS"
+case "$*" in
+  "-c import $LACKS") exit 1 ;;
+  "-c import "*) exit 0 ;;
+  *build_in_place*) echo "archs $TORCH_CUDA_ARCH_LIST, proxy $https_proxy" >>"$CALLS"; act=$BUILD ;;
+  *"-m pytest"*) act=$TESTS ;;
+  *sanitizer_selection*) echo "no caching $PYTORCH_NO_CUDA_MEMORY_CACHING" >>"$CALLS" ;;
+  *benchmark.py*)
+    while [ "$1" != --out ]; do shift; done
+    mkdir -p "$2"; for name in json md png svg; do echo measured >"$2/benchmark.$name"; done ;;
+esac
+echo "said by python"
+case "$act" in slow) exec sleep 60 ;; fail) exit 3 ;; esac
+"""
+SANITIZER = """\
+#!/bin/sh
+echo "compute-sanitizer $*" >>"$CALLS"
+[ "$2" != "$SANITIZER_FINDS" ] || exit 9
+shift 4
+exec "$@"
+"""
+RECORDER = '#!/bin/sh\necho "network $0 $*" >>"$CALLS"\nexit 1\n'
+
+
+class Machine:
+    """A folder with the script and the programs it finds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.programs = folder / "repository", folder / "bin"
+        self.calls, self.out = folder / "calls", folder / "results"
+        (self.root / "scripts").mkdir(parents=True)
+        self.programs.mkdir()
+        self.script = self.root / "scripts" / SCRIPT.name
+        shutil.copy(SCRIPT, self.script)
+        self.program("python3", PYTHON)
+        self.program("compute-sanitizer", SANITIZER)
+        self.program("nvcc", "#!/bin/sh\n")
+        self.program("nvidia-smi", "#!/bin/sh\necho 9.0\n")
+        for name in ("pip", "pip3", "curl", "wget", "git", "apt-get"):
+            self.program(name, RECORDER)
+
+    def program(self, name: str, text: str) -> None:
+        (self.programs / name).write_text(text)
+        (self.programs / name).chmod(0o755)
+
+    def edit(self, old: str, new: str) -> None:
+        text = self.script.read_text()
+        assert text.count(old) == 1
+        self.script.write_text(text.replace(old, new))
+
+    def run(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", str(self.script), *arguments],
+            env={"PATH": f"{self.programs}:{os.environ['PATH']}", "CALLS": str(self.calls),
+                 "OUT": str(self.out), "LACKS": "nothing", **environ},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )  # fmt: skip
+
+    def stages(self) -> dict[str, dict]:
+        stages = json.loads((self.out / "summary.json").read_text())["stages"]
+        return {stage["name"]: stage for stage in stages}
+
+    def statuses(self) -> dict[str, str]:
+        return {name: stage["status"] for name, stage in self.stages().items()}
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+ALL_PASSED = dict.fromkeys(NAMES, "passed")
+
+
+def test_all_stages_in_order(machine):
+    done = machine.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert machine.statuses() == ALL_PASSED and [*machine.stages()] == NAMES
+    assert json.loads((machine.out / "summary.json").read_text())["passed"] is True
+    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == NAMES
+    calls = machine.calls.read_text()
+    assert "archs 9.0, proxy http://127.0.0.1:9" in calls
+    assert not re.search("^network ", calls, re.MULTILINE)
+    for tool in ("memcheck", "racecheck", "initcheck"):
+        assert f"compute-sanitizer --tool {tool} --error-exitcode 9 python3" in calls
+    assert calls.count("no caching 1") == 3
+    assert "scripts/benchmark.py --device cuda --quick" in calls
+    log = (machine.out / "log.txt").read_text()
+    assert log.count("said by python") == len(NAMES)
+    assert [*re.findall(r"^== (\w+) \(", log, re.MULTILINE)] == NAMES
+    left = sorted(path.name for path in machine.out.iterdir())
+    assert left == ["benchmark.json", "benchmark.md", "log.txt", "summary.json"]
+
+
+def test_a_stage_that_fails_keeps_no_other_from_running(machine):
+    done = machine.run(BUILD="fail", SANITIZER_FINDS="racecheck")
+    assert done.returncode == 1
+    assert machine.statuses() == {**ALL_PASSED, "build": "failed", "racecheck": "failed"}
+    assert machine.stages()["build"]["exit_code"] == 3
+    assert machine.stages()["racecheck"]["note"] == "exit code 9"
+    assert json.loads((machine.out / "summary.json").read_text())["passed"] is False
+
+
+def test_a_stage_has_a_limit(machine):
+    machine.edit('"tests 120"', '"tests 1"')
+    assert machine.run(TESTS="slow").returncode == 1
+    assert machine.statuses() == {**ALL_PASSED, "tests": "timed out"}
+    assert machine.stages()["tests"]["seconds"] <= 5
+
+
+def test_all_stages_together_have_a_limit(machine):
+    machine.edit("TOTAL=530", "TOTAL=2")
+    assert machine.run(BUILD="slow").returncode == 1
+    statuses = machine.statuses()
+    assert statuses["build"] == "timed out" and statuses["benchmark"] == "not run"
+    assert machine.stages()["benchmark"]["note"] == "the 2 s for all stages are over"
+
+
+def test_limits_are_below_nine_minutes():
+    text = SCRIPT.read_text()
+    limits = [int(limit) for limit in re.findall(r'^  "\w+ (\d+)"$', text, re.MULTILINE)]
+    total = re.search(r"^TOTAL=(\d+)", text, re.MULTILINE)
+    assert len(limits) == len(NAMES) and total
+    assert sum(limits) <= int(total[1]) < 9 * 60 - 5  # --kill-after
+
+
+@pytest.mark.parametrize("module", ["pytest", "hypothesis", "expecttest", "numpy"])
+def test_what_the_tests_lack_is_said(machine, module):
+    done = machine.run(LACKS=module)
+    assert done.returncode == 1
+    assert machine.statuses() == {**ALL_PASSED, "tests": "not run"}
+    assert f"python3 has no {module}: bring it along (--packages)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "stages", "note"),
+    [
+        ("nvidia-smi", ["build"], "nvidia-smi names no compute capability (it said: '')"),
+        ("compute-sanitizer", NAMES[3:6], "compute-sanitizer is not on PATH"),
+    ],
+)
+def test_a_tool_that_is_not_there(machine, program, stages, note):
+    if program == "compute-sanitizer" and shutil.which(program):
+        pytest.skip("this machine has one")
+    machine.program(program, "#!/bin/sh\nexit 1\n")
+    if program == "compute-sanitizer":
+        (machine.programs / program).unlink()
+    done = machine.run()
+    assert done.returncode == 1
+    assert machine.statuses() == {**ALL_PASSED, **dict.fromkeys(stages, "not run")}
+    assert all(machine.stages()[stage]["note"] == note for stage in stages)
+
+
+def test_no_build_is_no_failure(machine):
+    assert machine.run("--no-build").returncode == 0
+    assert machine.statuses() == {**ALL_PASSED, "build": "not run"}
+    assert "build_in_place" not in machine.calls.read_text()
+
+
+def test_packages_and_folder(machine, tmp_path):
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    machine.edit("export GDEXT_CUDA=1\n", 'export GDEXT_CUDA=1; echo "$PYTHONPATH" >>"$CALLS"\n')
+    elsewhere = tmp_path / "elsewhere"
+    assert machine.run("--packages", str(packages), str(elsewhere)).returncode == 0
+    assert machine.calls.read_text().splitlines()[0] == f"{machine.root}:{packages}"
+    assert (elsewhere / "summary.json").exists() and not machine.out.exists()
+
+
+def test_dry_run_runs_nothing(machine):
+    done = machine.run("--dry-run")
+    assert done.returncode == 0
+    assert re.findall(r"^(\w+), at most", done.stdout, re.MULTILINE) == NAMES
+    assert not machine.out.exists()
+    calls = machine.calls.read_text().splitlines()
+    assert all(call.startswith("python -c import ") for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bogus"], "unrecognized argument: --bogus"),
+        (["--packages"], "--packages: wanted a value"),
+        (["--packages", "nowhere"], "--packages: no such folder: nowhere"),
+        (["a", "b"], "wanted one folder, got a and b"),
+    ],
+)
+def test_bad_arguments(machine, arguments, message):
+    done = machine.run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr == f"check_gpu.sh: error: {message} (see the top of this file)\n"
