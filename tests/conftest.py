@@ -54,3 +54,10 @@ def pair(tmp_path_factory):
     pair = Pair(tmp_path_factory.mktemp("pair"))
     yield pair
     pair.close()
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """A machine of 10 GFLOP/s and 1 GB/s."""
+    monkeypatch.setattr(torch.ops.gdext, "_fma_peak", lambda dtype, seconds: 1e10)
+    monkeypatch.setattr(torch.ops.gdext, "_bandwidth", lambda size, seconds: 1e9)
