@@ -27,7 +27,7 @@ def test_signatures():
     page = api_page.page()
     assert "\ngdext.gradients.cost(engine: str, model: Model, B: int=1) -> int\n" in page
     assert "    label_smoothing: float = 0.0,\n) -> Tensor" in page
-    assert "class gdext.FusedTrainer(model: nn.Module, optimizer:" in page
+    assert "class gdext.FusedTrainer(\n    model: nn.Module,\n" in page
     assert "    gammas: Tensor\n" in page
 
 
