@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from compare import assert_bits_equal
 from inputs import leaf, randn
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, vmap
 
 from gdext.functional import ACTIVATIONS
@@ -149,6 +152,21 @@ def test_the_output_may_be_changed():
     model = MLP([4, 3, 2], "relu")
     model(randn(5, 4).float()).mul_(2).sum().backward()
     assert model[1].bias.grad.tolist() == [10.0, 10.0]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_input_is_let_go(elsewhere):
+    """After the backward, and where what is saved is kept elsewhere."""
+    model = MLP([7, 5, 3], "gelu", dtype=torch.float64)
+    x = randn(4, 7)
+    kept = weakref.ref(x)
+    hooks = saved_tensors_hooks(lambda t: t.detach().numpy().copy(), torch.from_numpy)
+    with hooks if elsewhere else nullcontext():
+        y = model(x)
+    if not elsewhere:
+        y.sum().backward()
+    del x
+    assert is_joined(y) and kept() is None
 
 
 def test_inference_keeps_nothing():

@@ -21,6 +21,24 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+_BATCHED: Any = torch._C._parse_dispatch_key("Batched")  # by autograd; not torch.func.vmap's
+
+
+def refuse_batched_graph(*inputs: Any) -> None:
+    """Raise in a backward whose gradients are batched by autograd itself and are to be
+    differentiated in their turn: what a Function computes of such tensors has a graph that is lost
+    once the batch is taken apart."""
+    # With forward mode off this is a jvp (see with_jvp), whose results autograd asks for no graph.
+    if not (torch.is_grad_enabled() and torch._C._is_fwd_grad_enabled()):
+        return
+    if any(isinstance(t, Tensor) and torch._C._dispatch_keys(t).has(_BATCHED) for t in inputs):
+        raise RuntimeError(
+            "gdext: gradients that are batched (is_grads_batched=True, vectorize=True) can not be "
+            "differentiated again (create_graph=True); use torch.func (jacrev, vmap, hessian), or "
+            "take them one by one"
+        )
+
+
 def is_differentiated() -> bool:
     """Whether what a backward computes may be differentiated in its turn."""
     return torch.is_grad_enabled() or forward_ad._current_level >= 0
@@ -64,6 +82,7 @@ def with_jvp(function: type[Function], jvp: Apply) -> Apply:
             if torch._C._are_functorch_transforms_active():
                 return uncompiled(*inputs)
             return apply(*inputs)
+        refuse_batched_graph(*inputs)
         return apply_transformed(*inputs)
 
     return call

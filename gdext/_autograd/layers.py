@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gdext._autograd.eager import is_differentiated, is_transformed
+from gdext._autograd.eager import is_differentiated, is_transformed, refuse_batched_graph
 from gdext._autograd.linear import Linear, setup_eager, values_to_save
 from gdext._autograd.linear_ops import SAVES_Z, _linear, _linear_backward
 from gdext._autograd.linear_twice import Grads
@@ -42,7 +42,8 @@ class Layers(Function):
         ctx: Any, x: Tensor, activations: Sequence[int], want_z: bool, *params: Tensor | None
     ) -> Tensor:
         need_x, _, _, *need = ctx.needs_input_grad
-        ctx.inputs, ctx.activations, ctx.needed = (x, *params), activations, []
+        ctx.params, ctx.activations, ctx.needed = params, activations, []
+        first = x
         ctx.set_materialize_grads(False)
         saved: list[Tensor | None] = []
         for i, activation in enumerate(activations):
@@ -53,6 +54,9 @@ class Layers(Function):
             saved += values_to_save(needed, x, weight, bias, activation, y, z)
             ctx.needed.append(needed)
             x, need_x = y, True in needed
+        # For the graph of the gradients. What the products need of x is saved, and so let go after
+        # the backward.
+        ctx.x = first if saved[0] is None and ctx.needs_input_grad[0] else None
         ctx.save_for_backward(*saved)
         return x
 
@@ -63,6 +67,7 @@ class Layers(Function):
         if dy is None:
             return tuple(grads)
         if is_differentiated():
+            refuse_batched_graph(dy)
             grads[0], *grads[3:] = _differentiable_grads(ctx, saved, dy)
             return tuple(grads)
         for i in range(len(ctx.activations) - 1, -1, -1):
@@ -110,7 +115,8 @@ def _differentiable_grads(
     """The gradients of x and the parameters, connected to them and to dy: by way of a node for each
     layer, built around the values that the forward saved."""
     # Views, so that what the inputs were made of, perhaps of one another, is not walked through.
-    inputs: list[Any] = [None if t is None else t.view_as(t) for t in ctx.inputs]
+    first = saved[0] if ctx.x is None else ctx.x
+    inputs: list[Any] = [None if t is None else t.view_as(t) for t in (first, *ctx.params)]
     y, *params = inputs
     for i, activation in enumerate(ctx.activations):
         weight, bias = params[2 * i : 2 * i + 2]
