@@ -195,7 +195,6 @@ class Gemm {
     for (int64_t p = s.p_begin; p < s.p_end; ++p) pack_panel(r, s, p, b);
     // Panels that are whole, and whose sums go where they belong, are left to one call.
     const int64_t whole = s.last && product.finish ? s.p_begin : std::min(s.p_end, r.N / kCols);
-    Ahead none[2] = {};
     for (int64_t m = r.m_begin; m < r.m_end; m += r.tile_rows) {
       const int64_t height = std::min(r.tile_rows, r.m_end - m);
       Pack<E>::rows(a, m, height, s.k, s.depth, r.rows);
@@ -205,13 +204,13 @@ class Gemm {
         const Panel panel = panel_at(r, s, p, b);
         Kernels::choose(height, vectors, s.chunks)(
             tiles, s.depth, r.rows, panel.data, across * panel.next, panel.step,
-            product.c + m * r.N + p * kCols, r.N, !s.first, none);
+            product.c + m * r.N + p * kCols, r.N, !s.first, nullptr);
         p += tiles * across;
       };
       if (r.direct) multiply_whole(Kernels::wide(static_cast<int>(height)));
       multiply_whole(kMicroVectors);
       for (; p < s.p_end; ++p)
-        multiply(r, s, m, height, r.rows, p, panel_at(r, s, p, b), product, none);
+        multiply(r, s, m, height, r.rows, p, panel_at(r, s, p, b), product, nullptr);
     }
   }
 

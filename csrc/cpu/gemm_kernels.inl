@@ -11,7 +11,8 @@ struct GemmKernels {
   static constexpr int64_t kLine = std::max<int64_t>(64 / sizeof(E), W);
 
   // c (+)= a^T b, tile by tile along a row of C: `a` is a packed panel of R rows, b is read in rows
-  // that lie b_step apart, Q vectors of each, and b_next further on for the next tile.
+  // that lie b_step apart, Q vectors of each, and b_next further on for the next tile. `ahead`
+  // has two, of what is called in meanwhile; null for short sums.
   using Kernel = void (*)(int64_t tiles, int64_t depth, const E* a, const E* b, int64_t b_next,
                           int64_t b_step, A* c, int64_t ldc, bool accumulate, Ahead* ahead);
 
@@ -34,18 +35,15 @@ struct GemmKernels {
   template <int R, int Q, bool kChunks>
   static void kernel(int64_t tiles, int64_t depth, const E* a, const E* b, int64_t b_next,
                      int64_t b_step, A* c, int64_t ldc, bool accumulate, Ahead* ahead) {
+    if (ahead) call_in<R, Q>(c, ldc);
     for (; tiles > 0; --tiles, b += b_next, c += Q * W) {
-      // The tile's place in C: the stores at its end would wait for it.
-#pragma GCC unroll 32
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-        for (int q = 0; q < Q; ++q) __builtin_prefetch(c + r * ldc + q * W, 1);
-      }
       MicroTile<E, R, Q> tile;
       tile.clear();
       for (int64_t k0 = 0; k0 < depth; k0 += kLine) {
-        ahead[0].next();
-        ahead[1].next();
+        if (ahead) {
+          ahead[0].next();
+          ahead[1].next();
+        }
         const int64_t end = std::min(depth, k0 + kLine);
         if constexpr (kChunks) {
           for (int64_t k = k0; k < end; k += W) {
@@ -64,6 +62,17 @@ struct GemmKernels {
           V::store(to, accumulate ? V::load(to) + tile.sum[r][q] : tile.sum[r][q]);
         }
       }
+    }
+  }
+
+  // A tile's place in C, for which the stores at the end of a long sum would wait. Short sums store
+  // at once, and wait longer with it.
+  template <int R, int Q>
+  GDEXT_INLINE static void call_in(A* c, int64_t ldc) {
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; ++q) __builtin_prefetch(c + r * ldc + q * W, 1);
     }
   }
 
