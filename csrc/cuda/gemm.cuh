@@ -1,13 +1,13 @@
 // gemm: C[m,n] = sum_k A[m,k] B[k,n], over operands of any strides, with a fused epilogue: a choice
 // of kernels, by type, device and shape.
 //
-// | elements | kernel                                     | where                                   |
+// | elements | kernel                                     | where |
 // |----------|--------------------------------------------|-----------------------------------------|
-// | 16 bits  | tensor cores, sums in float32              | sm_80 and newer                         |
-// | float32  | tensor cores on operands rounded to tf32   | the same, if context.tf32               |
-// | float32  | tensor cores on operands split in two tf32 | sm_80 and sm_90, large products         |
-// | float64  | tensor cores                               | sm_80, sm_90 and sm_100                 |
-// | all      | plain multiply-adds                        | otherwise                               |
+// | 16 bits  | tensor cores, sums in float32              | sm_80 and newer | | float32  | tensor
+// cores on operands rounded to tf32   | the same, if context.tf32               | | float32  |
+// tensor cores on operands split in two tf32 | sm_80 and sm_90, large products         | | float64
+// | tensor cores                               | sm_80, sm_90 and sm_100                 | | all |
+// plain multiply-adds                        | otherwise                               |
 //
 // Consumer parts (8.6, 8.9, 12.0) do a third of their plain multiply-adds in split tf32, and have
 // no float64 tensor cores to speak of.
@@ -28,7 +28,8 @@ template <class T>
 GemmKernel choose_gemm_kernel(int64_t M, int64_t N, int64_t K, int capability, bool tf32) {
   if (capability < 80) return GemmKernel::plain;
   const bool datacenter = capability == 80 || capability == 90 || capability == 100;
-  const bool many = ceil_div(M, LargeMmaTile::kRows) * ceil_div(N, LargeMmaTile::kCols) >= kFewTiles;
+  const bool many =
+      ceil_div(M, LargeMmaTile::kRows) * ceil_div(N, LargeMmaTile::kCols) >= kFewTiles;
   if constexpr (std::is_same_v<T, double>)
     return datacenter ? GemmKernel::mma_small : GemmKernel::plain;
   if (std::is_same_v<T, float> && !tf32) {
@@ -83,9 +84,8 @@ template <class TA, class TB, Product kProduct = Product::any, class Epilogue>
 void gemm(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue,
           Context context) {
   if constexpr (std::is_same_v<TA, TB>)
-    gemm_by<TA, kProduct>(
-        choose_gemm_kernel<TA>(M, N, K, compute_capability(), context.tf32), name, a, b, M, N, K,
-        epilogue, context);
+    gemm_by<TA, kProduct>(choose_gemm_kernel<TA>(M, N, K, compute_capability(), context.tf32), name,
+                          a, b, M, N, K, epilogue, context);
   else
     gemm_plain<TA, TB>(name, a, b, M, N, K, epilogue, context);
 }

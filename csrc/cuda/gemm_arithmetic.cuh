@@ -59,10 +59,10 @@ struct Tf32 {
 
 // float32 as the sum of two tf32, x = high + low + O(2^-22 x); of the four products the least,
 // low low, is left out (Markidis et al., "NVIDIA Tensor Core Programmability, Performance &
-// Precision", 2018; Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores while
-// surpassing the FP32 theoretical peak performance", 2022). Tensor cores cut sums off rather than
-// round them, an error of one sign: so each holds 8 products of k at most, and float32 additions
-// make the rest.
+// Precision", 2018; Ootomo and Yokota, "Recovering single precision accuracy from Tensor Cores
+// while surpassing the FP32 theoretical peak performance", 2022). Tensor cores cut sums off rather
+// than round them, an error of one sign: so each holds 8 products of k at most, and float32
+// additions make the rest.
 struct Tf32Split {
   using Element = float;
   struct Factor {

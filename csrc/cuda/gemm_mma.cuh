@@ -23,10 +23,10 @@ struct MmaTile {
   template <class A>
   static constexpr int kPitch = kCols + 32 / static_cast<int>(sizeof(A));
   template <class A>
-  static constexpr int kSharedBytes =
-      kStages * kStageBytes > kRows* kPitch<A>* static_cast<int>(sizeof(A))
-          ? kStages * kStageBytes
-          : kRows * kPitch<A> * static_cast<int>(sizeof(A));
+  static constexpr int kSharedBytes = kStages * kStageBytes >
+                                              kRows* kPitch<A>* static_cast<int>(sizeof(A))
+                                          ? kStages * kStageBytes
+                                          : kRows * kPitch<A> * static_cast<int>(sizeof(A));
 };
 using LargeMmaTile = MmaTile<128, 128, 2, 4>;
 using SmallMmaTile = MmaTile<64, 64, 2, 2>;
@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int warp_row = warp / Tile::kAcross * Tile::kWarpRows;
   const int warp_col = warp % Tile::kAcross * Tile::kWarpCols;
+  const int a_lane = ATile::lane_offset(warp_row), b_lane = BTile::lane_offset(warp_col);
 
   const int64_t steps = ceil_div(K, ATile::kDepth);
   const auto fetch = [&](int64_t step) {
@@ -91,11 +92,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
       typename Arithmetic::Factor rows[Tile::kDown];
 #pragma unroll
       for (int i = 0; i < Tile::kDown; ++i)
-        rows[i] = Arithmetic::factor(ATile::fragment(a_tile, warp_row + i * Tile::kBlock, part));
+        rows[i] = Arithmetic::factor(ATile::fragment(a_tile, a_lane, i, part));
 #pragma unroll
       for (int j = 0; j < Tile::kRight; ++j) {
-        const auto cols =
-            Arithmetic::factor(BTile::fragment(b_tile, warp_col + j * Tile::kBlock, part));
+        const auto cols = Arithmetic::factor(BTile::fragment(b_tile, b_lane, j, part));
 #pragma unroll
         for (int i = 0; i < Tile::kDown; ++i) Arithmetic::multiply(sum[i][j], rows[i], cols);
       }
@@ -128,8 +128,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
     // element, and what has come near, is made anew.
     constexpr float kNearOverflow = 0x1p127f;
     if constexpr (Arithmetic::kRounds)
-      if (!(std::abs(value) < kNearOverflow))
-        value = plain_element<T>(a, b, first_row + row, n, K);
+      if (!(std::abs(value) < kNearOverflow)) value = plain_element<T>(a, b, first_row + row, n, K);
     epilogue(first_row + row, n, value);
   }
 #else

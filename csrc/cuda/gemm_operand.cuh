@@ -55,6 +55,8 @@ struct OperandTile {
   static constexpr int kDepth = kTileDepth / kSize;
   static constexpr int kRowBytes = kAlongK ? kTileDepth : kLines * kSize;
   static constexpr int kBytes = kLines * kTileDepth;
+  // ldmatrix moves pairs of 16 bits; float32's neighbours along k are such pairs.
+  static constexpr bool kByMatrices = kSize == 2 || (kSize == 4 && kAlongK);
   static_assert(kBytes / kPiece % kThreadsOfBlock == 0 && kRowBytes % kTileDepth == 0);
 
   // Rows of 64 bytes share 128, all banks, by two.
@@ -73,60 +75,90 @@ struct OperandTile {
   // outside the operand's `lines` and `depth`. Seen after the thread's cp_async_wait and a barrier.
   __device__ static void fetch(unsigned char* tile, const Operand& operand, int64_t first_line,
                                int64_t first_k, int64_t lines, int64_t depth) {
-    const T* data = static_cast<const T*>(operand.data);
-    if (operand.in_pieces) {
-      constexpr int kPieces = kBytes / kPiece, kPiecesOfRow = kRowBytes / kPiece;
+    const auto at_most = [](int64_t n, int most) { return n < most ? static_cast<int>(n) : most; };
+    const int line_count = at_most(lines - first_line, kLines);
+    const int k_count = at_most(depth - first_k, kDepth);
+    const T* corner = static_cast<const T*>(operand.data) + first_line * operand.line_stride +
+                      first_k * operand.k_stride;
+    if (operand.in_pieces)
+      fetch_pieces(tile, operand, corner, line_count, k_count);
+    else
+      fetch_elements(tile, operand, corner, line_count, k_count);
+  }
+
+  // Where in a tile the lane begins to read the lines of its warp, which begin at `warp_line`.
+  __device__ static int lane_offset(int warp_line) {
+    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+    if constexpr (kByMatrices && kAlongK) return offset(warp_line + lane % 16, lane / 16);
+    if constexpr (kByMatrices)
+      return offset(lane / 16 * 8 + lane % 8, warp_line / kPerPiece + lane / 8 % 2);
+    return offset_of(warp_line + g, t);
+  }
+
+  // Of the warp's lines the `block`-th 16, of the tile's depth the `step`-th kFragmentDepth bytes.
+  // From `lane_offset` that is a number of rows away, which keep its spread, and of pieces, whose
+  // bits are 0 in it but for the spread: an exclusive or.
+  __device__ static Fragment<T> fragment(const unsigned char* tile, int lane_offset, int block,
+                                         int step) {
+    constexpr int kPiecesOfBlock = 16 / kPerPiece;
+    Fragment<T> fragment;
+    const auto at = [&](int rows, int pieces) {
+      return tile + (lane_offset ^ pieces * kPiece) + rows * kRowBytes;
+    };
+    if constexpr (kByMatrices && kAlongK)
+      ptx::ldmatrix_x4(fragment.r, at(block * 16, step * 2));
+    else if constexpr (kByMatrices)
+      ptx::ldmatrix_x4_trans(fragment.r, at(step * 16, block * kPiecesOfBlock));
+    else
 #pragma unroll
-      for (int i = 0; i < kPieces / kThreadsOfBlock; ++i) {
-        const int at = threadIdx.x + i * kThreadsOfBlock;
-        const int row = at / kPiecesOfRow, piece = at % kPiecesOfRow;
-        const int64_t line = first_line + (kAlongK ? row : piece * kPerPiece);
-        const int64_t k = first_k + (kAlongK ? piece * kPerPiece : row);
-        const int64_t left = line < lines && k < depth ? (kAlongK ? depth - k : lines - line) : 0;
-        const T* source = data + (left ? line * operand.line_stride + k * operand.k_stride : 0);
-        const int bytes = static_cast<int>(left < kPerPiece ? left : kPerPiece) * kSize;
-        ptx::cp_async<kPiece>(tile + offset(row, piece), source, bytes);
+      for (int i = 0; i < Fragment<T>::kRegisters; ++i) {
+        const int line = i % 2 * 8, k = i / 2 * 4 + step * kFragmentDepth / kSize;
+        fragment.r[i] = *reinterpret_cast<const typename Fragment<T>::Register*>(
+            kAlongK ? at(block * 16 + line, k / kPerPiece)
+                    : at(k, block * kPiecesOfBlock + line / kPerPiece));
       }
-    } else {
-      // Consecutive threads read neighbours where the operand has any.
-      const bool across = operand.line_stride == 1;
-#pragma unroll 4
-      for (int at = threadIdx.x; at < kLines * kDepth; at += kThreadsOfBlock) {
-        const int in_line = across ? at % kLines : at / kDepth;
-        const int in_k = across ? at / kLines : at % kDepth;
-        const int64_t line = first_line + in_line, k = first_k + in_k;
-        const bool inside = line < lines && k < depth;
-        const T* source = data + (inside ? line * operand.line_stride + k * operand.k_stride : 0);
-        unsigned char* to = tile + offset_of(in_line, in_k);
-        if constexpr (kSize >= 4)
-          ptx::cp_async<kSize>(to, source, inside ? kSize : 0);
-        else
-          *reinterpret_cast<T*>(to) = inside ? *source : T{};
-      }
+    return fragment;
+  }
+
+ private:
+  __device__ static void fetch_pieces(unsigned char* tile, const Operand& operand, const T* corner,
+                                      int line_count, int k_count) {
+    constexpr int kPiecesOfRow = kRowBytes / kPiece;
+    constexpr int kRowsAtOnce = kThreadsOfBlock / kPiecesOfRow;
+    constexpr int kPeriod = kAlongK || kSize == 2 ? 8 : 4;  // of the rows, in offset
+    static_assert(kRowsAtOnce % kPeriod == 0 && kThreadsOfBlock % kPiecesOfRow == 0);
+    const int first_row = threadIdx.x / kPiecesOfRow, piece = threadIdx.x % kPiecesOfRow;
+    const int rows = kAlongK ? line_count : k_count, along = kAlongK ? k_count : line_count;
+    const int64_t far = kAlongK ? operand.line_stride : operand.k_stride;
+    const int left = along - piece * kPerPiece;
+    const int bytes = (left < 0 ? 0 : left < kPerPiece ? left : kPerPiece) * kSize;
+    unsigned char* to = tile + offset(first_row, piece);
+    const T* from = corner + first_row * far + piece * kPerPiece;
+#pragma unroll
+    for (int i = 0; i < kBytes / kPiece / kThreadsOfBlock; ++i) {
+      const bool inside = bytes != 0 && first_row + i * kRowsAtOnce < rows;
+      ptx::cp_async<kPiece>(to + i * kRowsAtOnce * kRowBytes,
+                            inside ? from + i * kRowsAtOnce * far : operand.data,
+                            inside ? bytes : 0);
     }
   }
 
-  // Of the 16 lines from `first_line` on, the `step`-th kFragmentDepth bytes along k.
-  __device__ static Fragment<T> fragment(const unsigned char* tile, int first_line, int step) {
-    Fragment<T> fragment;
-    const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-    if constexpr (kSize == 8) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        fragment.r[i] = *reinterpret_cast<const double*>(
-            tile + offset_of(first_line + g + 8 * i, step * 4 + t));
-    } else if constexpr (kAlongK) {
-      ptx::ldmatrix_x4(fragment.r, tile + offset(first_line + lane % 16, 2 * step + lane / 16));
-    } else if constexpr (kSize == 2) {
-      const int k = 16 * step + lane / 16 * 8 + lane % 8, line = first_line + lane / 8 % 2 * 8;
-      ptx::ldmatrix_x4_trans(fragment.r, tile + offset(k, line / kPerPiece));
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        fragment.r[i] = *reinterpret_cast<const uint32_t*>(
-            tile + offset_of(first_line + g + i % 2 * 8, 8 * step + t + i / 2 * 4));
+  __device__ static void fetch_elements(unsigned char* tile, const Operand& operand,
+                                        const T* corner, int line_count, int k_count) {
+    // Consecutive threads read neighbours where the operand has any.
+    const bool across = operand.line_stride == 1;
+#pragma unroll 4
+    for (int at = threadIdx.x; at < kLines * kDepth; at += kThreadsOfBlock) {
+      const int line = across ? at % kLines : at / kDepth, k = across ? at / kLines : at % kDepth;
+      const bool inside = line < line_count && k < k_count;
+      const T* source = inside ? corner + line * operand.line_stride + k * operand.k_stride
+                               : static_cast<const T*>(operand.data);
+      unsigned char* to = tile + offset_of(line, k);
+      if constexpr (kSize >= 4)
+        ptx::cp_async<kSize>(to, source, inside ? kSize : 0);
+      else
+        *reinterpret_cast<T*>(to) = inside ? *source : T{};
     }
-    return fragment;
   }
 };
 

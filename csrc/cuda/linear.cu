@@ -123,11 +123,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 template <class T, class TZ>
 void multiply_dz(const LinearBackwardArgs& args, Matrix dz, Context context) {
   if (args.dx)
-    gemm<TZ, T>("linear_backward dx", dz, args.w, args.B, args.I, args.O,
-                Store<T>{static_cast<T*>(args.dx), args.I}, context);
+    gemm<TZ, T, Product::dx>("linear_backward dx", dz, args.w, args.B, args.I, args.O,
+                             Store<T>{static_cast<T*>(args.dx), args.I}, context);
   if (args.dw)
-    gemm<TZ, T>("linear_backward dw", transposed(dz), args.x, args.O, args.I, args.B,
-                Store<T>{static_cast<T*>(args.dw), args.I}, context);
+    gemm<TZ, T, Product::dw>("linear_backward dw", transposed(dz), args.x, args.O, args.I, args.B,
+                             Store<T>{static_cast<T*>(args.dw), args.I}, context);
   if (args.db)
     launch("linear_backward db", db_kernel<T, TZ>, ceil_div(args.O, kWarp), kSumThreads, context,
            dz, static_cast<T*>(args.db), args.B, args.O);
@@ -140,7 +140,8 @@ void linear(const LinearArgs& args, Context context) {
     using T = decltype(tag);
     const StoreActivated<T> epilogue{static_cast<const T*>(args.b), static_cast<T*>(args.y),
                                      static_cast<T*>(args.z), args.O, args.activation};
-    gemm<T, T>("linear", args.x, transposed(args.w), args.B, args.O, args.I, epilogue, context);
+    gemm<T, T, Product::y>("linear", args.x, transposed(args.w), args.B, args.O, args.I, epilogue,
+                           context);
   });
 }
 

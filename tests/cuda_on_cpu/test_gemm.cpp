@@ -1,5 +1,5 @@
-// Every kernel that gemm chooses from, on the shapes around its tiles' edges. On a GPU gemm's choice
-// decides which of them runs; here each is asked for by name.
+// Every kernel that gemm chooses from, on the shapes around its tiles' edges. On a GPU gemm's
+// choice decides which of them runs; here each is asked for by name.
 #include <utility>
 
 #include "cuda/gemm.cuh"
@@ -115,8 +115,7 @@ void check_accuracy(GemmKernel kernel, double low, int64_t K) {
   ++compared;
   const bool tf32 = kernel == GemmKernel::mma_small || kernel == GemmKernel::mma_large;
   // tf32 keeps 11 significant bits of each operand.
-  const double most =
-      tf32 ? 0x1p-11 * std::sqrt(squares_of_c) : 2 * std::sqrt(squares_of_plain);
+  const double most = tf32 ? 0x1p-11 * std::sqrt(squares_of_c) : 2 * std::sqrt(squares_of_plain);
   if (!(std::sqrt(squares) <= most))
     fail("error " + std::to_string(std::sqrt(squares)) + ", wanted at most " +
          std::to_string(most));
@@ -140,8 +139,7 @@ void check_not_finite(GemmKernel kernel) {
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < N; ++n) {
       double want = 0;
-      for (int64_t k = 0; k < K; ++k)
-        want += std::as_const(a)(m, k) * std::as_const(b)(k, n);
+      for (int64_t k = 0; k < K; ++k) want += std::as_const(a)(m, k) * std::as_const(b)(k, n);
       near(c[m * N + n], static_cast<double>(static_cast<acc_t<T>>(want)), std::fabs(want), "C",
            m * N + n);
     }
