@@ -3,17 +3,19 @@
 //
 // | elements | kernel                                     | where |
 // |----------|--------------------------------------------|-----------------------------------------|
-// | 16 bits  | tensor cores, sums in float32              | sm_80 and newer | | float32  | tensor
-// cores on operands rounded to tf32   | the same, if context.tf32               | | float32  |
-// tensor cores on operands split in two tf32 | sm_80 and sm_90, large products         | | float64
-// | tensor cores                               | sm_80, sm_90 and sm_100                 | | all |
-// plain multiply-adds                        | otherwise                               |
+// | all      | one operand read once (gemm_skinny.cuh)     | M or N of at most 16 | | 16 bits  |
+// tensor cores, sums in float32              | sm_80 and newer | | float32  | tensor cores on
+// operands rounded to tf32   | the same, if context.tf32               | | float32  | tensor cores
+// on operands split in two tf32 | sm_80 and sm_90, large products         | | float64 | tensor
+// cores                               | sm_80, sm_90 and sm_100                 | | all | plain
+// multiply-adds                        | otherwise                               |
 //
 // Consumer parts (8.6, 8.9, 12.0) do a third of their plain multiply-adds in split tf32, and have
 // no float64 tensor cores to speak of.
 #pragma once
 #include "cuda/gemm_mma.cuh"
 #include "cuda/gemm_plain.cuh"
+#include "cuda/gemm_skinny.cuh"
 
 namespace gdext::cuda {
 
@@ -22,10 +24,12 @@ namespace gdext::cuda {
 enum class Product { any, y, dx, dw };
 
 // Each kernel that gemm chooses from; tests name them.
-enum class GemmKernel { plain, mma_small, mma_large, split };
+enum class GemmKernel { plain, skinny, mma_small, mma_large, split };
 
 template <class T>
-GemmKernel choose_gemm_kernel(int64_t M, int64_t N, int64_t K, int capability, bool tf32) {
+GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, int capability,
+                              bool tf32) {
+  if (is_skinny(a, b, M, N)) return GemmKernel::skinny;
   if (capability < 80) return GemmKernel::plain;
   const bool datacenter = capability == 80 || capability == 90 || capability == 100;
   const bool many =
@@ -66,6 +70,8 @@ void gemm_by(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M,
   const bool a_along_k = a.col_stride == 1 || a.row_stride != 1;
   if (kernel == GemmKernel::plain)
     gemm_plain<T, T>(name, a, b, M, N, K, epilogue, context);
+  else if (kernel == GemmKernel::skinny)
+    gemm_skinny<T>(name, a, b, M, N, K, epilogue, context);
   else if (kProduct == Product::y || (kProduct == Product::any && b_along_k && a_along_k)) {
     if constexpr (kProduct == Product::any || kProduct == Product::y)
       gemm_tensor<T, k, k>(kernel, name, a, b, M, N, K, epilogue, context);
@@ -84,8 +90,8 @@ template <class TA, class TB, Product kProduct = Product::any, class Epilogue>
 void gemm(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue,
           Context context) {
   if constexpr (std::is_same_v<TA, TB>)
-    gemm_by<TA, kProduct>(choose_gemm_kernel<TA>(M, N, K, compute_capability(), context.tf32), name,
-                          a, b, M, N, K, epilogue, context);
+    gemm_by<TA, kProduct>(choose_gemm_kernel<TA>(a, b, M, N, K, compute_capability(), context.tf32),
+                          name, a, b, M, N, K, epilogue, context);
   else
     gemm_plain<TA, TB>(name, a, b, M, N, K, epilogue, context);
 }

@@ -23,6 +23,9 @@ inline bool torch_has_cuda() {
 #endif
 }
 
+// Whether PyTorch's settings let products of float32 on CUDA round their operands to tf32 (tf32.cpp).
+bool allows_tf32();
+
 template <class Args>
 using Kernel = void (*)(const Args&, Context);
 
@@ -40,6 +43,7 @@ void run(const Tensor& like, const Args& args, Kernel<Args> on_cpu,
   Context context;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_current_cuda_stream(like.get_device_index(), &context.stream));
+  context.tf32 = allows_tf32();
   on_cuda(args, context);
 #endif
 }

@@ -123,10 +123,10 @@ void check_accuracy(GemmKernel kernel, double low, int64_t K) {
 }
 
 // Infinities, NaN, and what overflows when it is rounded to tf32, where float32 has them.
-template <class T>
+template <class T, int64_t M = 20>
 void check_not_finite(GemmKernel kernel) {
   begin_case("gemm kernel", int(kernel), "not finite");
-  constexpr int64_t M = 20, N = 20, K = 20;
+  constexpr int64_t N = 20, K = 20;
   Lying<T> a(M, K, Lie::rows), b(K, N, Lie::columns);
   const double largest = std::is_same_v<T, float16> ? 65504 : value(from_double<T>(3.4e38));
   const double special[] = {INFINITY, -INFINITY, NAN, largest};
@@ -145,6 +145,49 @@ void check_not_finite(GemmKernel kernel) {
     }
 }
 
+// Few lines of one operand, on either side; the other's lie along k, across, or are not aligned.
+template <class T>
+void test_skinny() {
+  const auto few = [] { return pick<int64_t>({1, 2, 9, 16}); };
+  const auto many = [] { return pick<int64_t>({1, 7, 31, 32, 33, 70}); };
+  const auto depth = [] { return pick<int64_t>({0, 1, 8, 31, 64, 130}); };
+  for (Lie lie : {Lie::rows, Lie::columns, Lie::odd_rows, Lie::odd_columns, Lie::shifted}) {
+    check_exact<T>(GemmKernel::skinny, few(), many(), depth(), Lie(rng() % kLies), lie);
+    check_exact<T>(GemmKernel::skinny, 16 + many(), few(), depth(), lie, Lie(rng() % kLies));
+  }
+  check_exact<T>(GemmKernel::skinny, 16, 33, 515, Lie::rows, Lie::rows);  // by clusters
+  check_exact<T>(GemmKernel::skinny, 70, 9, 1030, Lie::columns, Lie::rows);
+  check_not_finite<T, 16>(GemmKernel::skinny);
+}
+
+void check_choice() {
+  begin_case("gemm choice");
+  const Matrix a{nullptr, 4096, 1}, b{nullptr, 1, 4096}, sparse{nullptr, 4096, 2};
+  const auto choice = [&]<class T>(T, int64_t M, int64_t N, int capability, bool tf32 = false) {
+    return cuda::choose_gemm_kernel<T>(a, b, M, N, 4096, capability, tf32);
+  };
+  const auto expect = [](GemmKernel got, GemmKernel want) {
+    ++compared;
+    if (got != want)
+      fail("got " + std::to_string(int(got)) + ", wanted " + std::to_string(int(want)));
+  };
+  constexpr int64_t kMany = 4096;
+  expect(choice(float{}, kMany, kMany, 75, true), GemmKernel::plain);
+  expect(choice(bfloat16{}, kMany, kMany, 75), GemmKernel::plain);
+  expect(choice(float16{}, kMany, kMany, 80), GemmKernel::mma_large);
+  expect(choice(bfloat16{}, 128, 128, 120), GemmKernel::mma_small);
+  expect(choice(float{}, kMany, kMany, 80), GemmKernel::split);
+  expect(choice(float{}, 128, 128, 90), GemmKernel::plain);
+  expect(choice(float{}, kMany, kMany, 86), GemmKernel::plain);
+  expect(choice(float{}, kMany, kMany, 86, true), GemmKernel::mma_large);
+  expect(choice(float{}, 128, 128, 90, true), GemmKernel::mma_small);
+  expect(choice(double{}, kMany, kMany, 89), GemmKernel::plain);
+  expect(choice(double{}, kMany, kMany, 90), GemmKernel::mma_small);
+  expect(choice(double{}, 16, kMany, 90), GemmKernel::skinny);
+  expect(choice(float{}, kMany, 10, 75), GemmKernel::skinny);
+  expect(cuda::choose_gemm_kernel<float>(sparse, b, kMany, 10, 4096, 75, false), GemmKernel::plain);
+}
+
 template <class T>
 std::vector<GemmKernel> kernels_of() {
   if (std::is_same_v<T, double>) return {GemmKernel::plain, GemmKernel::mma_small};
@@ -157,6 +200,8 @@ std::vector<GemmKernel> kernels_of() {
 
 template <class T>
 void test_gemm() {
+  check_choice();
+  test_skinny<T>();
   for (GemmKernel kernel : kernels_of<T>()) {
     const bool large = kernel == GemmKernel::mma_large || kernel == GemmKernel::split;
     const int64_t edge = large ? 128 : 64;
