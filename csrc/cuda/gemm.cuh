@@ -13,9 +13,9 @@
 // Consumer parts (8.6, 8.9, 12.0) do a third of their plain multiply-adds in split tf32, and have
 // no float64 tensor cores to speak of.
 #pragma once
-#include "cuda/gemm_mma.cuh"
 #include "cuda/gemm_plain.cuh"
 #include "cuda/gemm_skinny.cuh"
+#include "cuda/gemm_wgmma.cuh"
 
 namespace gdext::cuda {
 
@@ -24,7 +24,7 @@ namespace gdext::cuda {
 enum class Product { any, y, dx, dw };
 
 // Each kernel that gemm chooses from; tests name them.
-enum class GemmKernel { plain, skinny, mma_small, mma_large, split };
+enum class GemmKernel { plain, skinny, mma_small, mma_large, split, wgmma };
 
 template <class T>
 GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, int capability,
@@ -41,6 +41,7 @@ GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t 
     return datacenter && capability < 100 && many && K >= kLong ? GemmKernel::split
                                                                 : GemmKernel::plain;
   }
+  if (sizeof(T) == 2 && many && capability == 90 && kHasWgmma) return GemmKernel::wgmma;
   return many ? GemmKernel::mma_large : GemmKernel::mma_small;
 }
 
@@ -50,38 +51,44 @@ void gemm_tensor(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_
   const auto run = [&](auto arithmetic, auto tile) {
     gemm_mma<decltype(arithmetic), decltype(tile), kA, kB>(name, a, b, M, N, K, epilogue, context);
   };
-  const bool large = kernel == GemmKernel::mma_large;
-  if constexpr (std::is_same_v<T, double>)
+  const bool small = kernel == GemmKernel::mma_small;
+  if constexpr (std::is_same_v<T, double>) {
     run(Double{}, SmallMmaTile{});
-  else if constexpr (std::is_same_v<T, float>)
-    kernel == GemmKernel::split ? run(Tf32Split{}, LargeMmaTile{})
-    : large                     ? run(Tf32{}, LargeMmaTile{})
-                                : run(Tf32{}, SmallMmaTile{});
-  else
-    large ? run(Half<T>{}, LargeMmaTile{}) : run(Half<T>{}, SmallMmaTile{});
+  } else if constexpr (std::is_same_v<T, float>) {
+    if (kernel == GemmKernel::split) return run(Tf32Split{}, LargeMmaTile{});
+    small ? run(Tf32{}, SmallMmaTile{}) : run(Tf32{}, LargeMmaTile{});
+  } else {
+    if (kernel == GemmKernel::wgmma &&
+        gemm_wgmma<T, kA, kB>(name, a, b, M, N, K, epilogue, context))
+      return;
+    small ? run(Half<T>{}, SmallMmaTile{}) : run(Half<T>{}, LargeMmaTile{});
+  }
 }
 
 // gemm by this kernel, which the device must have.
 template <class T, Product kProduct = Product::any, class Epilogue>
 void gemm_by(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M, int64_t N,
              int64_t K, Epilogue epilogue, Context context) {
-  constexpr Adjacent k = Adjacent::along_k, lines = Adjacent::across_lines;
-  const bool b_along_k = b.row_stride == 1;
-  const bool a_along_k = a.col_stride == 1 || a.row_stride != 1;
-  if (kernel == GemmKernel::plain)
-    gemm_plain<T, T>(name, a, b, M, N, K, epilogue, context);
-  else if (kernel == GemmKernel::skinny)
-    gemm_skinny<T>(name, a, b, M, N, K, epilogue, context);
-  else if (kProduct == Product::y || (kProduct == Product::any && b_along_k && a_along_k)) {
-    if constexpr (kProduct == Product::any || kProduct == Product::y)
-      gemm_tensor<T, k, k>(kernel, name, a, b, M, N, K, epilogue, context);
-  } else if (kProduct == Product::dx || (kProduct == Product::any && a_along_k)) {
-    if constexpr (kProduct == Product::any || kProduct == Product::dx)
-      gemm_tensor<T, k, lines>(kernel, name, a, b, M, N, K, epilogue, context);
-  } else {
-    if constexpr (kProduct == Product::any || kProduct == Product::dw)
-      gemm_tensor<T, lines, lines>(kernel, name, a, b, M, N, K, epilogue, context);
-  }
+  if (kernel == GemmKernel::plain) return gemm_plain<T, T>(name, a, b, M, N, K, epilogue, context);
+  if (kernel == GemmKernel::skinny) return gemm_skinny<T>(name, a, b, M, N, K, epilogue, context);
+  const auto tensor = [&](auto a_adjacent, auto b_adjacent) {
+    gemm_tensor<T, a_adjacent.value, b_adjacent.value>(kernel, name, a, b, M, N, K, epilogue,
+                                                       context);
+  };
+  const std::integral_constant<Adjacent, Adjacent::along_k> along_k;
+  const std::integral_constant<Adjacent, Adjacent::across_lines> across;
+  if constexpr (kProduct == Product::y)
+    tensor(along_k, along_k);
+  else if constexpr (kProduct == Product::dx)
+    tensor(along_k, across);
+  else if constexpr (kProduct == Product::dw)
+    tensor(across, across);
+  else if (a.row_stride == 1 && a.col_stride != 1)
+    tensor(across, across);
+  else if (b.row_stride != 1)
+    tensor(along_k, across);
+  else
+    tensor(along_k, along_k);
 }
 
 // For all m < M and n < N calls epilogue(m, n, C[m,n]) on the device, C in their acc_t; K may be

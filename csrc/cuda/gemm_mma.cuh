@@ -51,6 +51,20 @@ __device__ acc_t<T> plain_element(const Operand& a, const Operand& b, int64_t m,
   return sum;
 }
 
+// Calls f(m, n, value) for the tile's elements that are in C, row by row. `result`: Tile::kRows
+// rows in shared memory, kPitch apart.
+template <class Tile, class A, class F>
+__device__ void for_rows(const A* result, int64_t first_row, int64_t first_col, int64_t M,
+                         int64_t N, const F& f) {
+  static_assert(Tile::kThreads % Tile::kCols == 0);
+  const int col = threadIdx.x % Tile::kCols;
+  if (first_col + col >= N) return;
+#pragma unroll 1
+  for (int row = threadIdx.x / Tile::kCols; row < Tile::kRows && first_row + row < M;
+       row += Tile::kThreads / Tile::kCols)
+    f(first_row + row, first_col + col, result[row * Tile::template kPitch<A> + col]);
+}
+
 template <class Arithmetic, class Tile, Adjacent kA, Adjacent kB, class Epilogue>
 __global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
     gemm_mma_kernel(Operand a, Operand b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
@@ -118,19 +132,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
         *reinterpret_cast<Pack<A, 2>*>(result + row * kPitch + col) = {{from[0], from[1]}};
       }
   __syncthreads();
-  const int64_t n = first_col + threadIdx.x % Tile::kCols;
-  if (n >= N) return;
-#pragma unroll 1
-  for (int row = threadIdx.x / Tile::kCols; row < Tile::kRows && first_row + row < M;
-       row += Tile::kThreads / Tile::kCols) {
-    A value = result[row * kPitch + threadIdx.x % Tile::kCols];
+  for_rows<Tile>(result, first_row, first_col, M, N, [&](int64_t m, int64_t n, A value) {
     // What is rounded on the way may overflow, and what is split makes NaN of infinity: such an
     // element, and what has come near, is made anew.
     constexpr float kNearOverflow = 0x1p127f;
     if constexpr (Arithmetic::kRounds)
-      if (!(std::abs(value) < kNearOverflow)) value = plain_element<T>(a, b, first_row + row, n, K);
-    epilogue(first_row + row, n, value);
-  }
+      if (!(std::abs(value) < kNearOverflow)) value = plain_element<T>(a, b, m, n, K);
+    epilogue(m, n, value);
+  });
 #else
   (void)a, (void)b, (void)M, (void)N, (void)K, (void)epilogue;
   __trap();

@@ -176,6 +176,8 @@ void check_choice() {
   expect(choice(bfloat16{}, kMany, kMany, 75), GemmKernel::plain);
   expect(choice(float16{}, kMany, kMany, 80), GemmKernel::mma_large);
   expect(choice(bfloat16{}, 128, 128, 120), GemmKernel::mma_small);
+  expect(choice(bfloat16{}, kMany, kMany, 90), GemmKernel::wgmma);
+  expect(choice(bfloat16{}, 128, 128, 90), GemmKernel::mma_small);
   expect(choice(float{}, kMany, kMany, 80), GemmKernel::split);
   expect(choice(float{}, 128, 128, 90), GemmKernel::plain);
   expect(choice(float{}, kMany, kMany, 86), GemmKernel::plain);
@@ -192,7 +194,7 @@ template <class T>
 std::vector<GemmKernel> kernels_of() {
   if (std::is_same_v<T, double>) return {GemmKernel::plain, GemmKernel::mma_small};
   std::vector<GemmKernel> kernels{GemmKernel::plain, GemmKernel::mma_small, GemmKernel::mma_large};
-  if (std::is_same_v<T, float>) kernels.push_back(GemmKernel::split);
+  kernels.push_back(std::is_same_v<T, float> ? GemmKernel::split : GemmKernel::wgmma);
   return kernels;
 }
 
@@ -203,7 +205,7 @@ void test_gemm() {
   check_choice();
   test_skinny<T>();
   for (GemmKernel kernel : kernels_of<T>()) {
-    const bool large = kernel == GemmKernel::mma_large || kernel == GemmKernel::split;
+    const bool large = kernel != GemmKernel::plain && kernel != GemmKernel::mma_small;
     const int64_t edge = large ? 128 : 64;
     const auto size = [&] { return pick<int64_t>({1, 7, 16, 31, edge - 1, edge, edge + 1}); };
     const auto depth = [&] { return pick<int64_t>({0, 1, 8, 15, 16, 17, 32, 33, 100, 150}); };
