@@ -30,7 +30,8 @@ SANITIZE = ["-fsanitize=alignment", "-fno-sanitize-recover=all"]
 ALL_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"]
 COMPILE = ["-x", "c++", "-std=c++20", "-O1", "-DGDEXT_BACKEND=cuda", f"-I{DRIVER}", f"-I{OPS}"]
 TRAP_EXIT_CODE = 77  # kTrapExitCode in emulation.h
-DTYPES = ["f32", "f64", "bf16", "f16"]
+CPP_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat16", "f16": "float16"}
+DTYPES = [*CPP_TYPES]
 
 
 def missing() -> str | None:
@@ -74,11 +75,13 @@ class Build:
     def with_fault_in_csrc(self, fault: OpFault, folder: Path) -> Path:
         csrc = fault.plant(CSRC, folder)
         source = csrc / "cuda" / f"{fault.op}.cu"
-        if not source.exists():  # a header, with a test of its own
-            source = DRIVER / f"test_{fault.op}.cpp"
+        flags = [f"-I{csrc}"]
         kept = [obj for obj in self.ops if obj.name != f"{source.name}.o"]
+        if not source.exists():  # a header's, which has a test of its own; of the dtype alone
+            source = DRIVER / f"test_{fault.op}.cpp"
+            flags.append(f"-DGDEXT_ONLY={CPP_TYPES[fault.dtype]}")
         # The faulty object first: the linker takes the first of equal templates.
-        faulty = self.compile([source], [f"-I{csrc}"], folder)
+        faulty = self.compile([source], flags, folder)
         return link([*faulty, *kept, *self.emulation], folder / "driver", self.sanitize)
 
 

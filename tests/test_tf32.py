@@ -16,8 +16,7 @@ SETTINGS = {
     "high": ("torch.set_float32_matmul_precision('high')", True),
     "medium": ("torch.set_float32_matmul_precision('medium')", True),
     "highest": (
-        "torch.set_float32_matmul_precision('high')\n"
-        "torch.set_float32_matmul_precision('highest')",
+        "torch.set_float32_matmul_precision('high')\ntorch.set_float32_matmul_precision('highest')",
         False,
     ),
     "fp32_precision": ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", True),
