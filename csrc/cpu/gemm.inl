@@ -21,6 +21,9 @@ class Gemm {
   // Up to so many rows B is read where it is; up to such a depth, its packed panels all stay in a
   // cache together.
   static constexpr int64_t kDirectRows = 4 * kRows, kFlatDepth = 64;
+  // Up to such a depth C is all the traffic: it is written in few rows at a time, and B, which
+  // stays in the first cache, read where it is.
+  static constexpr int64_t kThinDepth = 8, kThinRows = 2;
 
  public:
   template <class OA, class OB>
@@ -35,12 +38,14 @@ class Gemm {
     whole.N = N;
     whole.K = K;
     whole.depth = std::max<int64_t>(ceil_div(ceil_div(K, blocks), W), 1) * W;
-    whole.direct = std::is_same_v<typename OB::type, E> && b.stride == 1 && height <= kDirectRows;
+    const bool thin = K <= kThinDepth && height > kDirectRows;
+    whole.direct =
+        std::is_same_v<typename OB::type, E> && b.stride == 1 && (height <= kDirectRows || thin);
     whole.flat = whole.depth <= kFlatDepth;
     // Rows in blocks of equal height, each of equal tiles, rather than a low one at the end.
     const int64_t row_blocks = whole.flat ? 1 : ceil_div(height, kBlockRows);
     const int64_t tiles = ceil_div(ceil_div(height, row_blocks), kRows);
-    whole.tile_rows = ceil_div(ceil_div(height, row_blocks), tiles);
+    whole.tile_rows = thin ? kThinRows : ceil_div(ceil_div(height, row_blocks), tiles);
     whole.block_rows = tiles * whole.tile_rows;
     whole.blocks_kept = row_blocks > 1 ? std::min(blocks, kBlocksKept) : 1;
     whole.keeps_panels = !whole.direct && (whole.flat || row_blocks > 1);
@@ -79,7 +84,8 @@ class Gemm {
   };
   // Into how many rectangles C is cut, down its columns and across its rows: as many as there are
   // threads, of the shape that has least to read and pack. Packing columns that have to be
-  // transposed costs about twice as much.
+  // transposed costs about twice as much. For short sums C is what counts, and rows are left whole:
+  // the processor calls for lines beyond the end of a part.
   static Partition partition(int64_t M, int64_t N, int64_t K, bool cheap_columns) {
     const int64_t tasks = std::clamp<int64_t>(M * N * K / kMinTask, 1, thread_count());
     const int64_t most_down = ceil_div(M, kRows),
@@ -88,7 +94,9 @@ class Gemm {
     int64_t least = 0;
     for (int64_t down = 1; down <= std::min(tasks, most_down); ++down) {
       const int64_t across = std::min(tasks / down, most_across);
-      const int64_t packed = across * M + down * N * (cheap_columns ? 1 : 2);
+      const int64_t packed = cheap_columns && K <= kFlatDepth
+                                 ? across
+                                 : across * M + down * N * (cheap_columns ? 1 : 2);
       const int64_t gain = down * across - best.down * best.across;
       if (gain > 0 || (gain == 0 && packed < least)) {
         best = {down, across};
