@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import _reduction
 
 import gdext._autograd.batching_linear
-import gdext._autograd.batching_losses  # noqa: F401  (both register the ops' rules for vmap)
+import gdext._autograd.batching_losses
+import gdext._autograd.flops  # noqa: F401  (registers what they count as)
 from gdext._autograd.cross_entropy import cross_entropy as _cross_entropy
 from gdext._autograd.eager import is_transformed
 from gdext._autograd.linear import linear as _linear
