@@ -170,7 +170,8 @@ def mse_loss(
         >>> x.grad.tolist()
         [0.0, 2.0, 4.0]
     """
-    if target.size() != input.size():
+    same_size = target.size() == input.size()
+    if not same_size:
         warnings.warn(
             f"mse_loss: target has size {list(target.shape)}, input {list(input.shape)}: both are "
             "broadcast, which is seldom what is meant. Give them the same size.",
@@ -189,7 +190,7 @@ def mse_loss(
     tensors = [input, target] if weight is None else [input, target, weight]
     if _is_autocast(input):
         tensors = [_autocast(torch.float32, t) for t in tensors]
-    if target.size() != input.size():
+    if not same_size:
         tensors = list(torch.broadcast_tensors(*tensors))
     x, t, *w = _promoted(tensors)
     if not x.dtype.is_floating_point:
@@ -313,10 +314,8 @@ def _check_constant_weight(loss: str, weight: Tensor) -> None:
 
 def _promoted(tensors: list[Tensor]) -> list[Tensor]:
     """All of them in the dtype that arithmetic between them would have."""
-    first = tensors[0].dtype
-    if all(t.dtype == first for t in tensors):
-        return tensors
-    dtype = first
-    for i in range(1, len(tensors)):
-        dtype = torch.promote_types(dtype, tensors[i].dtype)
-    return [t.to(dtype) for t in tensors]
+    dtype, differ = tensors[0].dtype, False
+    for t in tensors:
+        if t.dtype != dtype:
+            dtype, differ = torch.promote_types(dtype, t.dtype), True
+    return [t.to(dtype) for t in tensors] if differ else tensors
