@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import _reduction
+from torch.overrides import handle_torch_function, has_torch_function
 
 import gdext._autograd.batching_linear
 import gdext._autograd.batching_losses
@@ -94,7 +95,13 @@ def linear(
         and isinstance(weight, Tensor)
         and (bias is None or isinstance(bias, Tensor))
     ):
-        _refuse_other_than_tensors(input=input, weight=weight, bias=bias)
+        tensors = {"input": input, "weight": weight, "bias": bias}
+        if has_torch_function(tuple(tensors.values())):  # torch.fx's Proxy, for one
+            y: Tensor = handle_torch_function(
+                linear, tuple(tensors.values()), **tensors, activation=activation
+            )
+            return y
+        _refuse_other_than_tensors(**tensors)
     if torch._C._is_any_autocast_enabled() and _is_autocast(input):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = _autocast(dtype, input), _autocast(dtype, weight)

@@ -18,6 +18,7 @@ SECTIONS = (
     "Many processes",
     "Life cycle",
     "Libraries on top",
+    "Types and documents",
     "Deliberate differences",
 )
 HEAD = ["what", "result", "test"]
