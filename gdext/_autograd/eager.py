@@ -69,13 +69,16 @@ def with_jvp(function: type[Function], jvp: Apply) -> Apply:
 
     # Inside a transform of torch.func that is itself compiled, PyTorch traces functions to wrong
     # numbers, or fails. So the trace ends here: the default runs the transform uncompiled, and
-    # fullgraph=True raises with this reason.
-    @torch.compiler.disable(
-        reason="gdext cannot be compiled inside a transform of torch.func: leave fullgraph out, "
-        "and the transform runs uncompiled"
-    )
+    # fullgraph=True raises with this reason. As a decorator, torch.compiler.disable would import
+    # the compiler with gdext, which takes a second; so here are the marks that it would leave.
     def uncompiled(*inputs: Any) -> Any:
-        return apply_transformed(*inputs)
+        return torch.compiler.disable(apply_transformed)(*inputs)
+
+    vars(uncompiled).update(
+        _torchdynamo_disable=True,
+        _torchdynamo_disable_msg="gdext cannot be compiled inside a transform of torch.func: leave "
+        "fullgraph out, and the transform runs uncompiled",
+    )
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():
