@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from native_build import CSRC, TESTS, compile_objects, link, run, succeed
+from native_build import CSRC, TESTS, compile_objects, folder_of_this_run, link, run, succeed
 from native_build import missing as missing_compiler
 
 DRIVER = TESTS / "cuda_on_cpu"
@@ -46,7 +46,8 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 class Build:
     """The two drivers, one for the ops and one for the primitives."""
 
-    def __init__(self, folder: Path, sanitize: list[str]):
+    def __init__(self, folder: Path, sanitize: list[str], shared: Path | None = None):
+        """`shared`: where other processes find, or have left, the same objects."""
         self.sanitize = sanitize
         kernels = sorted((CSRC / "cuda").glob("*.cu"))
         # peak.cu, which the CPU has no twin of, is tested beside main.cpp.
@@ -55,21 +56,25 @@ class Build:
         for part in ("emulation", "ops", "primitives"):
             (folder / part).mkdir()
         flags = [f"-I{CSRC}"]
-        self.emulation = self.compile(
-            sorted((DRIVER / "emulation").glob("*.cpp")), flags, folder / "emulation"
+        sources = {
+            "emulation": sorted((DRIVER / "emulation").glob("*.cpp")),
+            "ops": [*kernels, *tests, *sorted(DRIVER.glob("*.cpp"))],
+            "primitives": primitives,
+        }
+        self.emulation, self.ops, self.primitives = (
+            self.compile(files, flags, folder / part, shared and shared / part)
+            for part, files in sources.items()
         )
-        self.ops = self.compile(
-            [*kernels, *tests, *sorted(DRIVER.glob("*.cpp"))], flags, folder / "ops"
-        )
-        self.primitives = self.compile(primitives, flags, folder / "primitives")
         self.ops_driver = link([*self.ops, *self.emulation], folder / "ops_driver", sanitize)
         self.primitives_driver = link(
             [*self.primitives, *self.emulation], folder / "primitives_driver", sanitize
         )
 
-    def compile(self, sources: list[Path], flags: list[str], folder: Path) -> list[Path]:
+    def compile(
+        self, sources: list[Path], flags: list[str], folder: Path, shared: Path | None = None
+    ) -> list[Path]:
         # With symbols, so that sanitizers name lines.
-        return compile_objects(sources, [*COMPILE, "-g1", *self.sanitize, *flags], folder)
+        return compile_objects(sources, [*COMPILE, "-g1", *self.sanitize, *flags], folder, shared)
 
     def with_fault_in_csrc(self, fault: OpFault, folder: Path) -> Path:
         csrc = fault.plant(CSRC, folder)
@@ -82,7 +87,8 @@ class Build:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory) -> Build:
-    return Build(tmp_path_factory.mktemp("cuda_on_cpu"), SANITIZE)
+    shared = folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_objects"
+    return Build(tmp_path_factory.mktemp("cuda_on_cpu"), SANITIZE, shared)
 
 
 def check_op(driver: Path, dtype: str, seed: int, *op: str) -> None:
