@@ -14,6 +14,8 @@ struct MlpCase {
   Reduction reduction;
   int threads;
   bool bytes, ordered, biased, transposed, momentum, first, weighted, sparse;
+  MlpForm form = MlpForm::best;  // cuda
+  int blocks = 0;
 };
 
 template <class T>

@@ -144,8 +144,10 @@ class MlpTest {
             .packed = nullptr,
             .scratch = nullptr,
             .seconds = 1e9,
-            .losses = nullptr};
-    const MlpSizes sizes = cpu::mlp_sizes(args);
+            .losses = nullptr,
+            .form = change ? MlpForm::layers : in_.c.form,  // which alone leaves gradients
+            .blocks = in_.c.blocks};
+    const MlpSizes sizes = backend::mlp_sizes(args);
     call.packed = std::make_unique<Buffer>(sizes.packed);
     call.scratch = std::make_unique<Buffer>(sizes.scratch);
     args.packed = call.packed->data();
@@ -155,7 +157,7 @@ class MlpTest {
 
   static void run(const Call& call) {
     const MlpArgs& args = call.args;
-    const int64_t done = cpu::mlp(args, {}), steps = (args.samples + args.B - 1) / args.B;
+    const int64_t done = backend::mlp(args, {}), steps = (args.samples + args.B - 1) / args.B;
     if (done != steps)
       fail("did " + std::to_string(done) + " of " + std::to_string(steps) + " steps");
   }
@@ -268,16 +270,52 @@ MlpCase any_case(std::vector<int64_t> sizes, int64_t B, int64_t steps, Activatio
 
 }  // namespace
 
+// The forms that keep the parameters in shared memory: on clusters and grids of any size, for
+// batches of any size that they take, with slices that do not fill their tiles, and empty ones.
+void test_resident() {
+  struct Form {
+    MlpForm form;
+    int blocks;
+  };
+  const std::vector<Form> forms{{MlpForm::cluster, 1}, {MlpForm::cluster, 2}, {MlpForm::grid, 3},
+                                {MlpForm::cluster, 4}, {MlpForm::grid, 7},    {MlpForm::cluster, 16}};
+  const std::vector<std::vector<int64_t>> networks{
+      {7, 3}, {33, 20, 5}, {18, 35, 17, 9}, {5, 4, 66, 3, 10}, {40, 90, 12}};
+  int trial = 0;
+  for (const Form& form : forms)
+    for (const auto& sizes : networks) {
+      const int64_t B = pick<int64_t>({1, 2, 3, 4, 5, 8});
+      MlpCase c = any_case(sizes, B, pick<int64_t>({2, 3}), Activation(trial++ % kActivations));
+      c.form = form.form, c.blocks = form.blocks;
+      check<float>(c);
+    }
+}
+
+// On CUDA, where each is a thousand fibers, fewer and smaller ones.
 template <class T>
 void test_mlp() {
   const auto any_size = [] {
-    return pick<int64_t>({1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65});
+    return kOnCuda ? pick<int64_t>({1, 2, 7, 16, 31, 33})
+                   : pick<int64_t>({1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65});
   };
-  for (int trial = 0; trial < 66; ++trial) {
+  for (int trial = 0; trial < (kOnCuda ? kActivations : 6 * kActivations); ++trial) {
     std::vector<int64_t> sizes{any_size()};
     for (int l = pick({1, 2, 3}); l > 0; --l) sizes.push_back(any_size());
     const int64_t B = pick<int64_t>({1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 31, 32, 33});
-    check<T>(any_case(sizes, B, pick<int64_t>({1, 2, 3}), Activation(trial % kActivations)));
+    MlpCase c = any_case(sizes, B, pick<int64_t>({1, 2, 3}), Activation(trial % kActivations));
+    c.form = MlpForm::layers;
+    check<T>(c);
+  }
+  if (kOnCuda) {
+    if (std::is_same_v<T, float>) test_resident();
+    // Steps enough for a graph; more biases than one kernel is told of.
+    MlpCase many = any_case({3, 9, 4}, 1, 45, Activation::tanh);
+    many.form = MlpForm::layers;
+    check<T>(many);
+    MlpCase deep = any_case(std::vector<int64_t>(20, 3), 2, 2, Activation::elu);
+    deep.form = MlpForm::layers, deep.biased = true;
+    check<T>(deep);
+    return;
   }
   // Enough work that the layers are shared by threads: two gather apart, three together.
   for (int threads : {2, 3})
