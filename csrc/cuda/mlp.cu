@@ -67,7 +67,10 @@ bool is_capturing(Context context) {
   return status != cudaStreamCaptureStatusNone;
 }
 
-MlpSizes mlp_sizes(const MlpArgs& args) { return {0, mlp_layers_scratch(args)}; }
+MlpSizes mlp_sizes(const MlpArgs& args) {
+  const MlpResidentPlan plan = mlp_resident_plan(args);
+  return {0, plan.blocks ? mlp_resident_scratch(args, plan) : mlp_layers_scratch(args)};
+}
 
 MlpFault mlp_check(const MlpArgs& args, int64_t N, void* memory, Context context) {
   const bool classes = args.loss == MlpLoss::cross_entropy;
@@ -96,9 +99,8 @@ int64_t mlp(const MlpArgs& args, Context context) {
   const auto begin = std::chrono::steady_clock::now();
   const int64_t steps = steps_of(args);
   const MlpResidentPlan plan = mlp_resident_plan(args);
-  const std::unique_ptr<MlpRun> run = plan.blocks
-                                          ? mlp_resident(args, plan, args.scratch, context)
-                                          : mlp_layers(args, args.scratch, context);
+  const std::unique_ptr<MlpRun> run = plan.blocks ? mlp_resident(args, plan, args.scratch, context)
+                                                  : mlp_layers(args, args.scratch, context);
   if (is_capturing(context)) {
     run->take(steps);
     return steps;

@@ -1,7 +1,7 @@
 // What the blocks of a resident run (mlp_resident.cuh) tell each other, in phases: each block puts
-// numbers into the areas of some or all blocks, all meet, and each reads its own area. There are two
-// sets of areas, used in turn, so that one meeting for each phase is enough: who writes a set again
-// has met the others after they had read it.
+// numbers into the areas of some or all blocks, all meet, and each reads its own area. There are
+// two sets of areas, used in turn, so that one meeting for each phase is enough: who writes a set
+// again has met the others after they had read it.
 #pragma once
 #include <cooperative_groups.h>
 

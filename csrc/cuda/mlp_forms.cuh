@@ -21,8 +21,9 @@ class MlpRun {
 int64_t mlp_layers_scratch(const MlpArgs&);
 std::unique_ptr<MlpRun> mlp_layers(const MlpArgs&, void* scratch, Context);
 
-// float32 and batches of up to 8 samples: one kernel for many steps, the weights in the shared memory
-// of the blocks of a cluster, or of a cooperative grid where they do not fit one (mlp_resident.cu).
+// float32 and batches of up to 8 samples: one kernel for many steps, the weights in the shared
+// memory of the blocks of a cluster, or of a cooperative grid where they do not fit one
+// (mlp_resident.cu).
 struct MlpResidentPlan {
   int blocks = 0;  // 0: the run is not for this form
   bool grid = false, momentum_shared = true;
@@ -30,7 +31,8 @@ struct MlpResidentPlan {
 // The fastest on the current device, as estimated; or `form` on so many blocks, or an error.
 MlpResidentPlan mlp_resident_plan(const MlpArgs&);
 int64_t mlp_resident_scratch(const MlpArgs&, const MlpResidentPlan&);
-std::unique_ptr<MlpRun> mlp_resident(const MlpArgs&, const MlpResidentPlan&, void* scratch, Context);
+std::unique_ptr<MlpRun> mlp_resident(const MlpArgs&, const MlpResidentPlan&, void* scratch,
+                                     Context);
 
 // Whether the stream is being captured into a graph: then nothing may be waited for.
 bool is_capturing(Context);

@@ -1,13 +1,12 @@
 // A run of steps in its resident form (mlp_resident.cuh): where its blocks have what, on how many
 // blocks it is fastest, and its launches.
-#include "cuda/mlp_resident.cuh"
-
 #include <algorithm>
 
 #include "common/arena.h"
 #include "cuda/mlp_exchange.cuh"
 #include "cuda/mlp_forms.cuh"
 #include "cuda/mlp_graph.cuh"
+#include "cuda/mlp_resident.cuh"
 
 namespace gdext::cuda {
 namespace {
@@ -107,7 +106,8 @@ Layout::Layout(const MlpArgs& from, const MlpResidentPlan& plan)
     to.h = shared.take(units), to.s = shared.take(units), to.dz = shared.take(units);
 
     sums = std::max<int64_t>(sums, static_cast<int64_t>(slice.shares(kWarps)) * slice.pitch * kB);
-    if (l > 0) sums = std::max<int64_t>(sums, static_cast<int64_t>(slice.tiles()) * slice.rows * kB);
+    if (l > 0)
+      sums = std::max<int64_t>(sums, static_cast<int64_t>(slice.tiles()) * slice.rows * kB);
     const int64_t terms = static_cast<int64_t>(R) * to.own_out * kB, whole = int64_t{to.O} * kB;
     if (!by_outputs) area = std::max(area, terms);
     if (!last) area = std::max(area, whole);
@@ -124,8 +124,8 @@ Layout::Layout(const MlpArgs& from, const MlpResidentPlan& plan)
   for (int& place : args.x) place = shared.take(int64_t{args.x_rows} * kB);
   args.bytes_pitch = round_up(own, 16);
   args.bytes = shared.take(from.input_bytes ? args.bytes_pitch * kB / 4 : 0);
-  args.words = reinterpret_cast<uintptr_t>(from.inputs) % 4 == 0 && from.input_row_stride % 4 == 0 &&
-               (L > 1 || own % 4 == 0);
+  args.words = reinterpret_cast<uintptr_t>(from.inputs) % 4 == 0 &&
+               from.input_row_stride % 4 == 0 && (L > 1 || own % 4 == 0);
   const int64_t of_targets = from.loss == MlpLoss::mse ? int64_t{C} * kB : 2 * kB;
   for (int& place : args.targets) place = shared.take(of_targets);
   for (int& place : args.order) place = shared.take(2 * kB);

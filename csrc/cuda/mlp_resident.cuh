@@ -10,8 +10,8 @@
 //   loss and dz[L], in each block
 //   slice r of dh[l-1] = w[l]^T dz[l], and the update of w[l];  slices of dz[l-1] meet, for l > 2
 //
-// That are 2L - 3 meetings (mlp_exchange.cuh) for L > 1 layers. The last pass over w[1] of a step is
-// the first of the next one (mlp_sweep.cuh); the samples of the next step are fetched meanwhile.
+// That are 2L - 3 meetings (mlp_exchange.cuh) for L > 1 layers. The last pass over w[1] of a step
+// is the first of the next one (mlp_sweep.cuh); the samples of the next step are fetched meanwhile.
 #pragma once
 #include "cuda/activations.cuh"
 #include "cuda/mlp_batch.cuh"
@@ -30,17 +30,17 @@ struct ResidentParameter {
   bool first;
   int group;
   SgdRule<float> rule{0, 0, 0, 0, false, false};  // but for lr
-  bool plain;           // no momentum, no weight decay
+  bool plain;                                     // no momentum, no weight decay
 };
 
 // Places in shared memory count floats.
 struct ResidentLayer {
   int I, O;
-  int own_in, own_out;           // the most inputs and outputs that a block has
-  MlpSlice slice;                // but for its pointers and its own sizes
-  int w, m;                      // [rows][pitch]; m: in shared memory, or in a block's part of global
-  int b, mb;                     // [own_out]
-  int h, s, dz;                  // [own_out rounded up][kB]
+  int own_in, own_out;  // the most inputs and outputs that a block has
+  MlpSlice slice;       // but for its pointers and its own sizes
+  int w, m;             // [rows][pitch]; m: in shared memory, or in a block's part of global
+  int b, mb;            // [own_out]
+  int h, s, dz;         // [own_out rounded up][kB]
   Activation activation;
   ResidentParameter weight, bias;  // bias.p null: none
 };
@@ -49,7 +49,7 @@ struct ResidentArgs {
   ResidentLayer layer[kResidentLayers] = {};
   int L, R, groups;
   bool momentum_shared;
-  float* momentum;         // [R][momentum_size] where not
+  float* momentum;  // [R][momentum_size] where not
   int64_t momentum_size;
   float* areas;            // the grid's exchange
   int area, exchange;      // the size of an area; where the cluster's are
@@ -66,7 +66,7 @@ struct ResidentArgs {
   int64_t samples;
   const double* lr;  // [steps, groups] or null
   double lr_of_group[kResidentLayers];
-  double* loss;      // [steps]
+  double* loss;  // [steps]
 
   explicit ResidentArgs(const MlpArgs& from) : batches(from), target(from) {}
 };
@@ -149,14 +149,15 @@ class Resident {
       const Layer& layer = args_.layer[l];
       const MlpSlice own = slice(l);
       const int first = by_outputs(l) ? outputs(l).begin : 0;
-      f(layer.weight, true, own.w, own.m, own.pitch, first, own.outputs, inputs(l).begin, own.inputs);
+      f(layer.weight, true, own.w, own.m, own.pitch, first, own.outputs, inputs(l).begin,
+        own.inputs);
       if (layer.bias.p)
         f(layer.bias, !is_last(l) || rank_ == 0, shared_ + layer.b, shared_ + layer.mb,
           layer.own_out, outputs(l).begin, outputs(l).size(), 0, 1);
     }
   }
-  __device__ void load(const ResidentParameter& from, bool, float* p, float* m, int pitch, int first_o,
-                       int O, int first_i, int I, int64_t step) const {
+  __device__ void load(const ResidentParameter& from, bool, float* p, float* m, int pitch,
+                       int first_o, int O, int first_i, int I, int64_t step) const {
     for (int at = threadIdx.x; at < O * I; at += blockDim.x) {
       const int o = at / I, i = at % I;
       const int64_t row = first_o + o, col = first_i + i;
@@ -212,7 +213,8 @@ class Resident {
           ptx::cp_async<4>(shared_ + args_.targets[n % 2] + b * C + c,
                            args_.target.row_of(sample) + c);
       } else if (thread == b) {
-        ptx::cp_async<8>(classes(n) + b, static_cast<const int64_t*>(args_.target.targets) + sample);
+        ptx::cp_async<8>(classes(n) + b,
+                         static_cast<const int64_t*>(args_.target.targets) + sample);
       }
     }
     for (int g = thread; g < args_.groups; g += blockDim.x) {
@@ -291,8 +293,8 @@ class Resident {
     __syncthreads();
   }
   __device__ void forward(int l) const {
-    sweep<kB, false, false>(slice(l), MlpSweepRule<true>{}, shared_ + args_.layer[l - 1].h, nullptr, nullptr,
-                                  nullptr, sums());
+    sweep<kB, false, false>(slice(l), MlpSweepRule<true>{}, shared_ + args_.layer[l - 1].h, nullptr,
+                            nullptr, nullptr, sums());
     __syncthreads();
   }
 

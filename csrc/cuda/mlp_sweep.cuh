@@ -7,9 +7,9 @@
 // pass. For kB samples at a time, whose numbers lie side by side.
 //
 // In shared memory the slice is [rows][pitch], o along a row. A tile is `width` columns and is a
-// warp's, or, where the warps are more than the tiles, several warps' with a share of the rows each;
-// where the width is less than a warp, a warp has several rows at a time. All sums are taken in an
-// order that depends on these sizes alone.
+// warp's, or, where the warps are more than the tiles, several warps' with a share of the rows
+// each; where the width is less than a warp, a warp has several rows at a time. All sums are taken
+// in an order that depends on these sizes alone.
 #pragma once
 #include "common/sgd_rule.h"
 #include "cuda/common.cuh"
@@ -131,8 +131,7 @@ __device__ void sweep(const MlpSlice& in, const MlpSweepRule<kPlain>& update, co
       if constexpr (kDx) {
         int which;
         const float total = sum_over_lanes(p, in.width, which);
-        if (inside && lane % (in.width / kN) == 0)
-          dx[(tile * in.rows + k) * kB + which] = total;
+        if (inside && lane % (in.width / kN) == 0) dx[(tile * in.rows + k) * kB + which] = total;
       }
     }
     if (kUpdate && !next) continue;

@@ -277,8 +277,9 @@ void test_resident() {
     MlpForm form;
     int blocks;
   };
-  const std::vector<Form> forms{{MlpForm::cluster, 1}, {MlpForm::cluster, 2}, {MlpForm::grid, 3},
-                                {MlpForm::cluster, 4}, {MlpForm::grid, 7},    {MlpForm::cluster, 16}};
+  const std::vector<Form> forms{{MlpForm::cluster, 1}, {MlpForm::cluster, 2},
+                                {MlpForm::grid, 3},    {MlpForm::cluster, 4},
+                                {MlpForm::grid, 7},    {MlpForm::cluster, 16}};
   const std::vector<std::vector<int64_t>> networks{
       {7, 3}, {33, 20, 5}, {18, 35, 17, 9}, {5, 4, 66, 3, 10}, {40, 90, 12}};
   int trial = 0;
