@@ -270,28 +270,6 @@ MlpCase any_case(std::vector<int64_t> sizes, int64_t B, int64_t steps, Activatio
 
 }  // namespace
 
-// The forms that keep the parameters in shared memory: on clusters and grids of any size, for
-// batches of any size that they take, with slices that do not fill their tiles, and empty ones.
-void test_resident() {
-  struct Form {
-    MlpForm form;
-    int blocks;
-  };
-  const std::vector<Form> forms{{MlpForm::cluster, 1}, {MlpForm::cluster, 2},
-                                {MlpForm::grid, 3},    {MlpForm::cluster, 4},
-                                {MlpForm::grid, 7},    {MlpForm::cluster, 16}};
-  const std::vector<std::vector<int64_t>> networks{
-      {7, 3}, {33, 20, 5}, {18, 35, 17, 9}, {5, 4, 66, 3, 10}, {40, 90, 12}};
-  int trial = 0;
-  for (const Form& form : forms)
-    for (const auto& sizes : networks) {
-      const int64_t B = pick<int64_t>({1, 2, 3, 4, 5, 8});
-      MlpCase c = any_case(sizes, B, pick<int64_t>({2, 3}), Activation(trial++ % kActivations));
-      c.form = form.form, c.blocks = form.blocks;
-      check<float>(c);
-    }
-}
-
 // On CUDA, where each is a thousand fibers, fewer and smaller ones.
 template <class T>
 void test_mlp() {
@@ -308,7 +286,6 @@ void test_mlp() {
     check<T>(c);
   }
   if (kOnCuda) {
-    if (std::is_same_v<T, float>) test_resident();
     // Steps enough for a graph; more biases than one kernel is told of.
     MlpCase many = any_case({3, 9, 4}, 1, 45, Activation::tanh);
     many.form = MlpForm::layers;
@@ -326,6 +303,27 @@ void test_mlp() {
         shared.threads = threads;
         check<T>(shared);
       }
+}
+
+// The forms of CUDA that keep the parameters in shared memory: on clusters and grids, with slices
+// that do not fill their tiles, and empty ones, for batches of any size that they take.
+void test_mlp_resident() {
+  const auto on = [&](MlpForm form, int blocks, std::vector<int64_t> sizes, int64_t B,
+                      Activation f) {
+    MlpCase c = any_case(std::move(sizes), B, 3, f);
+    c.form = form, c.blocks = blocks;
+    check<float>(c);
+  };
+  const auto any = [] { return Activation(rng() % kActivations); };
+  on(MlpForm::cluster, 1, {33, 20, 5}, pick<int64_t>({1, 3}), any());
+  on(MlpForm::cluster, 1, {5, 4, 66, 3, 10}, pick<int64_t>({2, 8}), any());
+  on(MlpForm::cluster, 2, {7, 3}, pick<int64_t>({1, 2, 4, 8}), any());
+  on(MlpForm::cluster, 2, {18, 35, 17, 9}, 1, Activation::relu);
+  on(MlpForm::cluster, 4, {18, 35, 17, 9}, pick<int64_t>({2, 5}), any());
+  on(MlpForm::cluster, 4, {6, 9, 70, 40, 3}, 1, any());
+  on(MlpForm::grid, 3, {40, 90, 12}, pick<int64_t>({4, 7}), any());
+  on(MlpForm::grid, 5, {18, 35, 17, 33, 2}, 1, any());
+  on(MlpForm::cluster, 16, {9, 40, 21, 5}, pick<int64_t>({1, 2}), any());
 }
 
 GDEXT_TEST_FOR_ALL_DTYPES(test_mlp)
