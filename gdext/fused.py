@@ -367,4 +367,3 @@ def _in_one_go(*calls: partial[Any]) -> list[Any]:
     first call to the last: a handler that raises does so before all of them or after all.
     """
     return list(map(partial.__call__, calls))
-
