@@ -72,8 +72,8 @@ class FusedTrainer:
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: an argument is none of these; a
             parameter is shared or its memory is, wholly or in part, does not require a gradient, or
-            is on another device; hooks are registered on modules, parameters or the optimizer's step,
-            which would not be called. Said here, and again at every call; nothing has been changed
+            is on another device; hooks are registered on modules, parameters or the optimizer's
+            step, which would not be called. Said here, and again at every call; nothing has been changed
             then.
         RuntimeError: the ranks of ``process_group`` differ in parameters, momentum buffers, options
             or the number of steps, or one of them refuses its arguments: said on each, here and at

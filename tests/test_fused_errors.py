@@ -337,7 +337,7 @@ def test_dtypes_without_a_kernel(dtype):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", ["inputs", "targets", "order"])
-def test_data_on_another_device(name):
+def test_data_on_another_device_than_cuda(name):
     x, y, order = torch.randn(8, SIZES[0]), torch.zeros(8, dtype=torch.int64), torch.arange(8)
     given = {"inputs": x.cuda(), "targets": y.cuda(), "order": order.cuda()}
     given[name] = given[name].cpu()

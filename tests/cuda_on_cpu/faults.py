@@ -144,8 +144,8 @@ OP_FAULTS = {
     ),
     "no barrier between a pass and the sums of its terms": resident_fault(
         "mlp_resident.cuh",
-        "      sweep<kB, true, kDx>(slice(l), update, x, next, dz, sums(), sums());\n    }\n    __syncthreads();\n",
-        "      sweep<kB, true, kDx>(slice(l), update, x, next, dz, sums(), sums());\n    }\n",
+        "update, x, next, dz, sums(), sums());\n    }\n    __syncthreads();\n",
+        "update, x, next, dz, sums(), sums());\n    }\n",
     ),
     "vectors at addresses that are not aligned": OpFault(
         "cuda/sgd_table.cuh",
