@@ -73,8 +73,8 @@ class FusedTrainer:
         TypeError, ValueError, RuntimeError, NotImplementedError: an argument is none of these; a
             parameter is shared or its memory is, wholly or in part, does not require a gradient, or
             is on another device; hooks are registered on modules, parameters or the optimizer's
-            step, which would not be called. Said here, and again at every call; nothing has been changed
-            then.
+            step, which would not be called. Said here, and again at every call; nothing has been
+            changed then.
         RuntimeError: the ranks of ``process_group`` differ in parameters, momentum buffers, options
             or the number of steps, or one of them refuses its arguments: said on each, here and at
             every call, before anything is changed. Or one has ended in the middle of a call: then
@@ -318,13 +318,13 @@ class FusedTrainer:
 
     def _take_steps_together(self, group: Group, prepare: Callable[[], Call]) -> Tensor:
         """All checks on all ranks, and only then the first step."""
+        call: Call
 
         def prepare_steps() -> SharedSteps:
             nonlocal call
             call = prepare()
             return SharedSteps(call)
 
-        call: Call
         steps = group.together(prepare_steps, SharedSteps.claims)
         workspace = self._workspace(call)
         try:

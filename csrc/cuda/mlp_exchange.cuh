@@ -49,6 +49,7 @@ class ClusterExchange {
   __device__ static int copies() { return static_cast<int>(ptx::cluster_blocks()); }
   __device__ void put_copy(int copy, int at, float value) { put(copy, at, value); }
   __device__ void meet() {
+    __syncwarp();  // its lanes come together, as the barrier wants them
     ptx::cluster_sync();
     read_ = phase_;
     phase_ ^= 1;

@@ -1,6 +1,7 @@
 // A run of steps in its resident form (mlp_resident.cuh): where its blocks have what, on how many
 // blocks it is fastest, and its launches.
 #include <algorithm>
+#include <vector>
 
 #include "common/arena.h"
 #include "cuda/mlp_exchange.cuh"
@@ -184,12 +185,14 @@ LaunchShape launch_shape(const MlpResidentPlan& plan, int64_t shared_bytes) {
           .cooperative = plan.grid};
 }
 
-// Whether the device can run such blocks at the same time.
+// Whether the device has what such blocks need; `runs_together` says the rest, and takes longer.
 bool fits(const MlpResidentPlan& plan, const Layout& layout, const Offers& offers) {
   if (layout.shared_bytes > offers.shared_bytes || offers.major < 8) return false;
   if (plan.grid) return offers.cooperative && plan.blocks <= offers.multiprocessors;
-  if (plan.blocks == 1) return true;
-  if (offers.major < 9) return false;
+  return plan.blocks == 1 || offers.major >= 9;
+}
+bool runs_together(const MlpResidentPlan& plan, const Layout& layout) {
+  if (plan.grid || plan.blocks == 1) return true;
   int clusters = 0;
   with_kernel(layout.kB, plan, [&](auto kernel) {
     clusters = clusters_at_once(kernel, launch_shape(plan, layout.shared_bytes));
@@ -243,17 +246,19 @@ class MlpResidentRun final : public MlpRun {
 
 MlpResidentPlan mlp_resident_plan(const MlpArgs& args) {
   const bool chosen = args.form == MlpForm::cluster || args.form == MlpForm::grid;
-  MlpResidentPlan best;
+  struct Candidate {
+    MlpResidentPlan plan;
+    Layout layout;
+  };
+  std::vector<Candidate> candidates;
   if (is_for_resident(args)) {
     const Offers offers;
-    int64_t widest = 1, least = std::numeric_limits<int64_t>::max();
-    for (int64_t l = 0; l < args.L; ++l) widest = std::max(widest, args.layers[l].O);
     const auto consider = [&](int blocks, bool grid) {
       for (const bool momentum_shared : {true, false}) {
         const MlpResidentPlan plan{blocks, grid, momentum_shared};
         const Layout layout(args, plan);
         if (!fits(plan, layout, offers)) continue;
-        if (layout.cost < least) least = layout.cost, best = plan;
+        candidates.push_back({plan, layout});
         break;
       }
     };
@@ -262,13 +267,19 @@ MlpResidentPlan mlp_resident_plan(const MlpArgs& args) {
     } else {
       for (const int blocks : {1, 2, 4, 8, 16}) consider(blocks, false);
       // As few as have the same number of units of the widest layer each.
+      int64_t widest = 1;
+      for (int64_t l = 0; l < args.L; ++l) widest = std::max(widest, args.layers[l].O);
       const int64_t units = ceil_div(widest, offers.multiprocessors);
       if (widest > 1) consider(static_cast<int>(ceil_div(widest, units)), true);
     }
   }
-  if (chosen && !best.blocks)
-    throw std::logic_error("gdext: mlp: the form that was chosen does not fit");
-  return best;
+  std::stable_sort(
+      candidates.begin(), candidates.end(),
+      [](const Candidate& a, const Candidate& b) { return a.layout.cost < b.layout.cost; });
+  for (const Candidate& candidate : candidates)
+    if (runs_together(candidate.plan, candidate.layout)) return candidate.plan;
+  if (chosen) throw std::logic_error("gdext: mlp: the form that was chosen does not fit");
+  return {};
 }
 
 int64_t mlp_resident_scratch(const MlpArgs& args, const MlpResidentPlan& plan) {

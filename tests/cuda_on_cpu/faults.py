@@ -27,8 +27,8 @@ class PrimitiveFault(Fault):
     says: str
 
 
-def resident_fault(file: str, old: str, new: str) -> OpFault:
-    return OpFault(f"cuda/{file}", old, new, "mlp_resident", says="FAIL mlp ", unit="mlp_resident")
+def resident_fault(file: str, old: str, new: str, says: str = "FAIL mlp ") -> OpFault:
+    return OpFault(f"cuda/{file}", old, new, "mlp_resident", says, unit="mlp_resident")
 
 
 OP_FAULTS = {
@@ -115,6 +115,7 @@ OP_FAULTS = {
         "mlp_exchange.cuh",
         "    ptx::cluster_sync();\n    read_ = phase_;",
         "    __syncthreads();\n    read_ = phase_;",
+        says="ClusterExchange",  # the kernel that the emulation stops
     ),
     "no meeting of the grid": resident_fault(
         "mlp_exchange.cuh",
@@ -130,7 +131,7 @@ OP_FAULTS = {
         "mlp_resident.cuh", "first + at % own, shared_", "at % own, shared_"
     ),
     "a slice without its tail": resident_fault(
-        "mlp_resident.cuh",
+        "mlp_resident_args.cuh",
         "begin + each < n ? begin + each : n)",
         "begin + each < n ? begin + each : n - 1)",
     ),
