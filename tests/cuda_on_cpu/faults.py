@@ -9,11 +9,13 @@ from native_build import Fault
 
 @dataclass(frozen=True)
 class OpFault(Fault):
-    """In csrc. `op` must fail, saying `says`. `unit`: the .cu that has it, if not the op's own."""
+    """In csrc. `op` must fail, saying `says`. `unit`: the .cu that has it, if not the op's own.
+    `seed`: of a schedule that shows it."""
 
     op: str
     says: str = "FAIL {op} "
     unit: str | None = None
+    seed: int = 1
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class PrimitiveFault(Fault):
     says: str
 
 
-def resident_fault(file: str, old: str, new: str, says: str = "FAIL mlp ") -> OpFault:
-    return OpFault(f"cuda/{file}", old, new, "mlp_resident", says, unit="mlp_resident")
+def resident_fault(
+    file: str, old: str, new: str, says: str = "FAIL mlp ", seed: int = 1
+) -> OpFault:
+    return OpFault(f"cuda/{file}", old, new, "mlp_resident", says, "mlp_resident", seed)
 
 
 OP_FAULTS = {
@@ -121,6 +125,7 @@ OP_FAULTS = {
         "mlp_exchange.cuh",
         "    cooperative_groups::this_grid().sync();",
         "    __syncthreads();",
+        seed=2,
     ),
     "one set of areas instead of two": resident_fault(
         "mlp_exchange.cuh",
