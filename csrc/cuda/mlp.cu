@@ -2,6 +2,7 @@
 // suits it (mlp_forms.cuh), launched a chunk at a time.
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <vector>
 
 #include "cuda/mlp_batch.cuh"
@@ -105,13 +106,14 @@ int64_t mlp(const MlpArgs& args, Context context) {
     run->take(steps);
     return steps;
   }
-  Pace pace(context);
+  std::optional<Pace> pace;  // a single chunk needs none
+  if (steps > run->steps_at_once()) pace.emplace(context);
   int64_t done = 0;
   while (done < steps) {
     const int64_t chunk = std::min(run->steps_at_once(), steps - done);
     run->take(chunk);
     done += chunk;
-    if (done < steps) pace.mark();
+    if (done < steps) pace->mark();
     const std::chrono::duration<double> past = std::chrono::steady_clock::now() - begin;
     if (past.count() > args.seconds) break;
   }
