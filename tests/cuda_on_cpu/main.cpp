@@ -95,9 +95,10 @@ bool run(const std::string& dtype, const std::string& op) {
     tests.push_back({"launch", test_launch});
     tests.push_back({"sgd launches", test_sgd_launches});
     tests.push_back({"peak", test_peak});
-    tests.push_back({"mlp_runs", test_mlp_runs});
-    if (std::is_same_v<decltype(element), float>)
+    if (std::is_same_v<decltype(element), float>) {
+      tests.push_back({"mlp_runs", test_mlp_runs});
       tests.push_back({"mlp_resident", test_mlp_resident});
+    }
     known = run_tests(tests, op);
   });
   return known;
