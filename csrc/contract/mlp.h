@@ -9,7 +9,7 @@
 //   w[l], b[l] <- the rule of contract/sgd.h
 //
 // dw is never stored: the update is the epilogue of the product. h, dh, dw, db and the updated
-// parameters are rounded to `dtype`, where the layer-by-layer kernels round them.
+// parameters are rounded to `dtype`, where the layer-by-layer kernels round them; on CUDA dz too.
 //
 // Where processes share a batch, dw and db are wanted before the update, and of more samples than
 // are here: then a call takes one step without its update and stores them (MlpParameter::gradient),

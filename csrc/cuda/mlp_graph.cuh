@@ -12,17 +12,18 @@ inline void check_cuda(const char* what, cudaError_t error) {
 
 class Graph {
  public:
-  // record(context) launches; nothing runs yet. It is recorded on a stream of its own: the caller's
-  // may be the default stream, which cannot be captured. Other threads may go on using CUDA.
+  // record(context) launches; nothing runs yet. It is recorded on a stream of its own: that of
+  // `context` may be the default stream, which cannot be captured. Other threads may use CUDA.
   template <class F>
-  explicit Graph(const F& record) {
+  Graph(Context context, const F& record) {
     cudaStream_t stream = nullptr;
     check_cuda("stream for a graph", cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     cudaGraph_t graph = nullptr;
     cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed);
     if (error == cudaSuccess) {
       try {
-        record(Context{stream});
+        context.stream = stream;
+        record(context);
       } catch (...) {
         cudaStreamEndCapture(stream, &graph);
         forget(stream, graph);

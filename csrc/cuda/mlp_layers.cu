@@ -38,8 +38,6 @@ __global__ void mlp_rates_kernel(const MlpRates from, double* to) {
 template <class T>
 class MlpLayersRun final : public MlpRun {
  public:
-  using A = acc_t<T>;
-
   MlpLayersRun(const MlpArgs& args, void* scratch, Context context)
       : args_(args), context_(context), batches_(args), targets_(args) {
     Arena arena(scratch);
@@ -52,7 +50,7 @@ class MlpLayersRun final : public MlpRun {
       const int64_t size = args.B * layer.O;
       T* h = arena.take<T>(size);
       T* z = saves_z(layer.activation) ? arena.take<T>(size) : nullptr;
-      layers_.push_back({h, z, arena.take<A>(size)});
+      layers_.push_back({h, z, arena.take<T>(size)});
     }
     bytes_ = arena.used();
   }
@@ -74,7 +72,7 @@ class MlpLayersRun final : public MlpRun {
     const int64_t whole = std::min(steps, args_.samples / args_.B - taken_);
     int64_t left = whole;
     if (!graph_ && left >= kLeastStepsForGraph && !is_capturing(context_))
-      graph_ = std::make_unique<Graph>([&](Context capturing) {
+      graph_ = std::make_unique<Graph>(context_, [&](Context capturing) {
         for (int64_t n = 0; n < kStepsInGraph; ++n) step(args_.B, capturing);
       });
     for (; graph_ && left >= kStepsInGraph; left -= kStepsInGraph) graph_->launch(context_);
@@ -98,7 +96,7 @@ class MlpLayersRun final : public MlpRun {
   struct Layer {
     T* h;   // [B,O] the layer's output
     T* z;   // [B,O] or null
-    A* dz;  // [B,O]
+    T* dz;  // [B,O]
     const T* s() const { return z ? z : h; }
   };
 
@@ -134,11 +132,11 @@ class MlpLayersRun final : public MlpRun {
       const MlpLayer& layer = args_.layers[l];
       const Matrix dz = rows(layers_[l].dz, layer.O);
       if (l > 0)
-        gemm<A, T>("mlp, dx", dz, weights(l), count, layer.I, layer.O,
+        gemm<T, T>("mlp, dx", dz, weights(l), count, layer.I, layer.O,
                    MlpBackward<T>{layers_[l - 1].s(), layers_[l - 1].dz, layer.I,
                                   args_.layers[l - 1].activation},
                    context);
-      gemm<A, T>("mlp, dw and update", transposed(dz), rows(input(l), layer.I), layer.O, layer.I,
+      gemm<T, T>("mlp, dw and update", transposed(dz), rows(input(l), layer.I), layer.O, layer.I,
                  count, MlpWeightUpdate<T>{update(layer.w), layer.I}, context);
     }
     end(count, context);

@@ -82,15 +82,15 @@ struct MlpForward {
 // dz = dh f'(s) of the layer below, from dh = sum
 template <class T>
 struct MlpBackward {
-  const T* s;    // [B,I]
-  acc_t<T>* dz;  // [B,I]
+  const T* s;  // [B,I]
+  T* dz;       // [B,I]
   int64_t I;
   Activation activation;
 
   __device__ void operator()(int64_t n, int64_t i, acc_t<T> sum) const {
     const int64_t at = n * I + i;
     using A = acc_t<T>;
-    dz[at] = activation_backward(activation, static_cast<A>(T(sum)), static_cast<A>(s[at]));
+    dz[at] = T(activation_backward(activation, static_cast<A>(T(sum)), static_cast<A>(s[at])));
   }
 };
 
@@ -140,7 +140,7 @@ struct MlpLossStep {
   int64_t count;
   bool norm_is_a_sum;
   const T *h, *s;  // [B,C] outputs of the last layer, and what its activation has saved
-  A* dz;           // [B,C]
+  T* dz;           // [B,C]
   Activation activation;
   double* partials;
   MlpClock* clock;
@@ -170,8 +170,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     const T* h = in.h + b * C;
     const auto output = [&](int64_t c) { return static_cast<A>(h[c]); };
     const auto store = [&](int64_t c, A dh) {
-      in.dz[b * C + c] = activation_backward(in.activation, static_cast<A>(T(dh)),
-                                             static_cast<A>(in.s[b * C + c]));
+      in.dz[b * C + c] = T(activation_backward(in.activation, static_cast<A>(T(dh)),
+                                               static_cast<A>(in.s[b * C + c])));
     };
     const double loss =
         in.targets.loss == MlpLoss::mse
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 // layer; and one block that adds up the loss and counts the step.
 template <class T>
 struct MlpBias {
-  const acc_t<T>* dz;  // [B,O]
+  const T* dz;  // [B,O]
   int64_t O;
   int64_t blocks_before;  // those of the biases before this one
   MlpUpdate<T> update;
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kSumThreads)
 #pragma unroll
       for (int i = 0; i < kLanes; ++i) {
         const int64_t row = b + i * kWarps;
-        if (row < count) sum[i] += bias.dz[row * bias.O + o];
+        if (row < count) sum[i] += static_cast<A>(bias.dz[row * bias.O + o]);
       }
     }
   }
