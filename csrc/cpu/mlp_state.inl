@@ -1,23 +1,6 @@
 // What the whole-network step keeps in its two buffers, `packed` and `scratch`, and the way of the
 // parameters into the first and out of it.
 
-// Hands out aligned pieces of a buffer; with base null it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-  template <class E>
-  E* take(int64_t count) {
-    char* piece = base_ ? base_ + used_ : nullptr;
-    used_ += (count * static_cast<int64_t>(sizeof(E)) + 63) / 64 * 64;
-    return reinterpret_cast<E*>(piece);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
 // values[i] rounded to T and back.
 template <class T>
 void round_row(acc_t<T>* values, int64_t n) {
