@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from build_support.environment import BuildError, find_compiler, find_torch
 from build_support.ninja_build import Plan, nvcc_flags
-from build_support.toolkit import DEFAULT_ARCHS, CudaToolkit, ToolkitError, find_toolkit
+from build_support.toolkit import CudaToolkit, ToolkitError, default_archs, find_toolkit
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "cuda_resources"
@@ -130,7 +130,7 @@ def main() -> int:
     try:
         toolkit: CudaToolkit = find_toolkit(os.environ)
         plan = Plan("", ROOT, find_torch(), find_compiler(os.environ), toolkit, ())
-        archs = chosen.archs or [a for a in DEFAULT_ARCHS if a in toolkit.supported_archs]
+        archs = chosen.archs or default_archs(toolkit.supported_archs)
         LOGS.mkdir(parents=True, exist_ok=True)
         jobs = [(arch, s) for arch in archs for s in sorted((ROOT / "csrc/cuda").glob("*.cu"))]
         with ThreadPoolExecutor(chosen.jobs) as pool:

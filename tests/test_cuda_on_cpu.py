@@ -81,6 +81,8 @@ class Build:
     def with_fault_in_csrc(self, fault: OpFault, folder: Path) -> Path:
         csrc = fault.plant(CSRC, folder)
         source = csrc / "cuda" / f"{fault.unit or fault.op}.cu"
+        if not source.exists():  # a header, with a test of its own
+            source = DRIVER / f"test_{fault.op}.cpp"
         kept = [obj for obj in self.ops if obj.name != f"{source.name}.o"]
         # The faulty object first: the linker takes the first of equal templates.
         # Of many kernels but one is at fault: it is not worth the time to compile them well.
@@ -134,7 +136,7 @@ def test_a_class_index_out_of_bounds_is_printed_and_traps(build):
 def test_a_planted_fault_is_found(name, build, tmp_path):
     fault = OP_FAULTS[name]
     driver = build.with_fault_in_csrc(fault, tmp_path)
-    done = run(driver, "f32", fault.seed, fault.op)
+    done = run(driver, fault.dtype, fault.seed, fault.op)
     assert done.returncode != 0
     assert fault.says.format(op=fault.op) in done.stdout + done.stderr
 

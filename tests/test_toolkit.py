@@ -143,10 +143,11 @@ def test_no_toolkit_anywhere(tmp_path):
 @pytest.mark.parametrize(
     ("requested", "expected"),
     [
-        ("", ("7.5", "8.0", "9.0", "12.0+PTX")),
-        ("9.0", ("9.0",)),
+        ("", ("7.5", "8.0", "9.0a", "12.0+PTX")),
+        ("9.0", ("9.0a",)),
+        ("9.0+PTX", ("9.0+PTX",)),
         ("8.0;9.0a+PTX", ("8.0", "9.0a+PTX")),
-        ("8.0, 9.0 8.0", ("8.0", "9.0")),
+        ("8.0, 9.0 8.0", ("8.0", "9.0a")),
     ],
 )
 def test_choose_archs(requested, expected):

@@ -12,10 +12,14 @@
 
 namespace gdext {
 
-// Where a kernel runs: the CUDA stream (a cudaStream_t) to launch on. The caller has made the
-// stream's device current. The CPU backend ignores it.
+// Where and how a kernel runs on CUDA; the CPU backend ignores it.
 struct Context {
+  // A cudaStream_t to launch on; the caller has made its device current.
   void* stream = nullptr;
+  // Products of float32 may round their operands to tf32: what PyTorch's own products do where
+  // torch.backends.cuda.matmul.allow_tf32 (or fp32_precision, or
+  // torch.set_float32_matmul_precision) permits it.
+  bool tf32 = false;
 };
 
 // A matrix that is read: element (r, c) is at data[r * row_stride + c * col_stride]. Strides count

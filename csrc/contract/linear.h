@@ -14,8 +14,9 @@
 //   dz  = dy f'(z)       the first backward's dz once more
 //
 // Letters: B batch, I in_features, O out_features. 16-bit types accumulate in float32 and are
-// rounded once, when stored; dz, which is not stored, stays in float32 unless it is exact in 16
-// bits. On processors with AVX512-BF16 products of two bfloat16 take subnormal numbers for zero.
+// rounded once, when stored. On the CPU dz, which is not stored, stays in float32 unless it is exact
+// in 16 bits; on CUDA it is rounded to 16 bits, as PyTorch rounds it, for tensor cores to multiply.
+// On processors with AVX512-BF16 products of two bfloat16 take subnormal numbers for zero.
 // Every output is overwritten. Sizes may be 0: an empty sum is 0.
 #pragma once
 #include "contract/common.h"
@@ -41,7 +42,7 @@ struct LinearBackwardArgs {
   Matrix s;   // [B,O] what the activation saved (saves_z); data null for identity
   Matrix x;   // [B,I] read for dw only
   Matrix w;   // [O,I] read for dx only
-  void* dz;   // [B,O] contiguous, acc_t of dtype, workspace; null for identity, where dz is dy
+  void* dz;   // [B,O] contiguous, of dz_t, workspace; null for identity, where dz is dy
   void* dx;   // [B,I] contiguous, out; null if not wanted
   void* dw;   // [O,I] contiguous, out; null if not wanted
   void* db;   // [O] out; null if not wanted
@@ -58,6 +59,16 @@ struct ActivationDoubleBackwardArgs {
   void* gz;        // [n] out
   void* dz;        // [n] out
 };
+
+// dz's elements.
+namespace cpu {
+template <class T>
+using dz_t = acc_t<T>;
+}
+namespace cuda {
+template <class T>
+using dz_t = T;
+}
 
 namespace cpu {
 void linear(const LinearArgs&, Context);

@@ -34,16 +34,25 @@ struct alignas(sizeof(T) * kWidth) Pack {
   T value[kWidth];
 };
 
+// 10 times the compute capability of the current device: 75, 80, ..., 120.
+inline int compute_capability() {
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return 10 * major + minor;
+}
+
 [[noreturn]] inline void throw_launch_error(const char* name, cudaError_t error) {
   std::string message =
       std::string("gdext: CUDA kernel ") + name + ": " + cudaGetErrorString(error);
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-    int device = 0, major = 0, minor = 0;
+    int device = 0;
     cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    const int capability = compute_capability();
     message += "; gdext was compiled for " GDEXT_CUDA_ARCHS ", device " + std::to_string(device) +
-               " has compute capability " + std::to_string(major) + "." + std::to_string(minor);
+               " has compute capability " + std::to_string(capability / 10) + "." +
+               std::to_string(capability % 10);
   }
   // From cudaErrorIllegalAddress to cudaErrorLaunchFailure: a kernel died, and every call since
   // then says so.

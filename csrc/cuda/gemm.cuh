@@ -1,178 +1,106 @@
-// gemm: C[m,n] = sum_k A[m,k] B[k,n], over operands of any strides, with a fused epilogue.
+// gemm: C[m,n] = sum_k A[m,k] B[k,n], over operands of any strides, with a fused epilogue: a choice
+// of kernels, by type, device and shape.
 //
-// A block makes one tile of C. It walks along k in steps of kDepth: each thread fetches its share
-// of the next A and B tiles into registers while the block multiplies the current ones out of
-// shared memory (two buffers, so one barrier per step), and holds a patch of C in registers. The
-// finished tile goes through shared memory once more, so that the epilogue runs over it in rows:
-// coalesced stores, and one copy of the epilogue's code however large the patch.
+// | elements | kernel                                     | where |
+// |----------|--------------------------------------------|-----------------------------------------|
+// | all      | one operand read once (gemm_skinny.cuh)     | M or N of at most 16 | | 16 bits  |
+// tensor cores, sums in float32              | sm_80 and newer | | float32  | tensor cores on
+// operands rounded to tf32   | the same, if context.tf32               | | float32  | tensor cores
+// on operands split in two tf32 | sm_80 and sm_90, large products         | | float64 | tensor
+// cores                               | sm_80, sm_90 and sm_100                 | | all | plain
+// multiply-adds                        | otherwise                               |
 //
-// The order in which the products of one element are added does not depend on the tile: the kDepth
-// products of each step first, then the steps. Two levels keep float32's rounding errors near
-// those of a sum of length kDepth + K / kDepth.
+// Consumer parts (8.6, 8.9, 12.0) do a third of their plain multiply-adds in split tf32, and have
+// no float64 tensor cores to speak of.
 #pragma once
-#include "cuda/common.cuh"
+#include "cuda/gemm_plain.cuh"
+#include "cuda/gemm_skinny.cuh"
+#include "cuda/gemm_wgmma.cuh"
 
 namespace gdext::cuda {
 
-template <int kRowsOfC, int kColsOfC>
-struct Tile {
-  static constexpr int kRows = kRowsOfC, kCols = kColsOfC, kDepth = 16;
-  static constexpr int kAcross = 16, kDown = kThreads / kAcross;  // the threads, over the tile
-  static constexpr int kPatchRows = kRows / kDown, kPatchCols = kCols / kAcross;
-  static_assert(kPatchRows * kDown == kRows && kPatchCols * kAcross == kCols);
-  static_assert(kPatchRows <= 4 && kPatchCols <= 4);  // GemmShared's alignment
-};
+// What a product is of a layer, and so how its operands usually lie in memory. Others are read
+// element by element. `any` compiles a kernel for each of the three and chooses by the strides.
+enum class Product { any, y, dx, dw };
 
-// A shared tile is [kDepth][kLines + kPad], a line being a row of A or a column of B. The padding
-// spreads the stores along k over the banks and keeps patches aligned to their size.
-constexpr int kPad = 4;
+// Each kernel that gemm chooses from; tests name them.
+enum class GemmKernel { plain, skinny, mma_small, mma_large, split, wgmma };
 
-// Moves one operand's tiles from global to shared memory. Consecutive threads read along the lines
-// where these are adjacent in memory, else along k. What lies outside the matrix reads as 0.
-template <class T, int kLines, int kDepth>
-class TileLoader {
- public:
-  // Element (line, k) of the operand is at data[line * line_stride + k * k_stride].
-  __device__ TileLoader(const void* data, int64_t line_stride, int64_t k_stride, int64_t first_line,
-                        int64_t lines, int64_t depth)
-      : lines_(lines - first_line), depth_(depth) {
-    const bool along_lines = line_stride == 1;
-    const int thread = threadIdx.x;
-    line_ = along_lines ? thread % kLines : thread / kDepth;
-    k_ = along_lines ? thread / kLines : thread % kDepth;
-    next_line_ = along_lines ? 0 : kThreads / kDepth;
-    next_k_ = along_lines ? kThreads / kLines : 0;
-    source_ = static_cast<const T*>(data) + (first_line + line_) * line_stride + k_ * k_stride;
-    next_ = next_line_ * line_stride + next_k_ * k_stride;
-    advance_ = kDepth * k_stride;
+template <class T>
+GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, int capability,
+                              bool tf32) {
+  if (is_skinny(a, b, M, N)) return GemmKernel::skinny;
+  if (capability < 80) return GemmKernel::plain;
+  const bool datacenter = capability == 80 || capability == 90 || capability == 100;
+  const bool many =
+      ceil_div(M, LargeMmaTile::kRows) * ceil_div(N, LargeMmaTile::kCols) >= kFewTiles;
+  if constexpr (std::is_same_v<T, double>)
+    return datacenter ? GemmKernel::mma_small : GemmKernel::plain;
+  if (std::is_same_v<T, float> && !tf32) {
+    constexpr int64_t kLong = 64;  // so that a tile's way in and out is worth its arithmetic
+    return datacenter && capability < 100 && many && K >= kLong ? GemmKernel::split
+                                                                : GemmKernel::plain;
   }
-
-  // Reads this thread's elements of the next tile into registers.
-  __device__ void fetch() {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const bool inside = line_ + i * next_line_ < lines_ && k_ + i * next_k_ < depth_;
-      held_[i] = inside ? source_[i * next_] : T{};
-    }
-    source_ += advance_;
-    depth_ -= kDepth;
-  }
-
-  // Writes them to shared memory, in the type of the accumulation.
-  __device__ void store(acc_t<T> (*tile)[kLines + kPad]) const {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      tile[k_ + i * next_k_][line_ + i * next_line_] = static_cast<acc_t<T>>(held_[i]);
-  }
-
- private:
-  static constexpr int kCount = kLines * kDepth / kThreads;
-  static_assert(kCount * kThreads == kLines * kDepth && kThreads % kLines == 0 &&
-                kThreads % kDepth == 0);
-  const T* source_;         // this thread's first element of the next tile
-  int64_t next_, advance_;  // from an element to this thread's next one; to the next tile
-  int64_t lines_, depth_;   // what is left of the matrix from the tile's corner on
-  int line_, k_;            // the first element's place in the tile
-  int next_line_, next_k_;
-  T held_[kCount];
-};
-
-template <class A, class TileShape>
-union alignas(4 * sizeof(A)) GemmShared {
-  struct {
-    A a[2][TileShape::kDepth][TileShape::kRows + kPad];
-    A b[2][TileShape::kDepth][TileShape::kCols + kPad];
-  } operands;
-  A result[TileShape::kRows][TileShape::kCols];
-};
-
-// sum += a b over one step's tiles, for this thread's patch.
-template <class TileShape, class A>
-__device__ void multiply_tiles(const A (*a)[TileShape::kRows + kPad],
-                               const A (*b)[TileShape::kCols + kPad], int row, int col,
-                               A (&sum)[TileShape::kPatchRows][TileShape::kPatchCols]) {
-  using RowPack = Pack<A, TileShape::kPatchRows>;
-  using ColPack = Pack<A, TileShape::kPatchCols>;
-  A step[TileShape::kPatchRows][TileShape::kPatchCols] = {};
-#pragma unroll
-  for (int k = 0; k < TileShape::kDepth; ++k) {
-    const RowPack a_patch = *reinterpret_cast<const RowPack*>(&a[k][row]);
-    const ColPack b_patch = *reinterpret_cast<const ColPack*>(&b[k][col]);
-#pragma unroll
-    for (int i = 0; i < TileShape::kPatchRows; ++i)
-#pragma unroll
-      for (int j = 0; j < TileShape::kPatchCols; ++j)
-        step[i][j] += a_patch.value[i] * b_patch.value[j];
-  }
-#pragma unroll
-  for (int i = 0; i < TileShape::kPatchRows; ++i)
-#pragma unroll
-    for (int j = 0; j < TileShape::kPatchCols; ++j) sum[i][j] += step[i][j];
+  if (sizeof(T) == 2 && many && capability == 90 && kHasWgmma) return GemmKernel::wgmma;
+  return many ? GemmKernel::mma_large : GemmKernel::mma_small;
 }
 
-template <class TA, class TB, class TileShape, class Epilogue>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
-  using A = acc_t<TA>;
-  static_assert(std::is_same_v<A, acc_t<TB>>);
-  __shared__ GemmShared<A, TileShape> shared;
-  const int64_t tiles_across = ceil_div(N, TileShape::kCols);
-  const int64_t first_row = blockIdx.x / tiles_across * TileShape::kRows;
-  const int64_t first_col = blockIdx.x % tiles_across * TileShape::kCols;
-  const int row = threadIdx.x / TileShape::kAcross * TileShape::kPatchRows;
-  const int col = threadIdx.x % TileShape::kAcross * TileShape::kPatchCols;
-
-  TileLoader<TA, TileShape::kRows, TileShape::kDepth> a_loader(a.data, a.row_stride, a.col_stride,
-                                                               first_row, M, K);
-  TileLoader<TB, TileShape::kCols, TileShape::kDepth> b_loader(b.data, b.col_stride, b.row_stride,
-                                                               first_col, N, K);
-  a_loader.fetch();
-  b_loader.fetch();
-  A sum[TileShape::kPatchRows][TileShape::kPatchCols] = {};
-  const int64_t steps = ceil_div(K, TileShape::kDepth);
-  for (int64_t step = 0; step < steps; ++step) {
-    // Only threads that have finished step - 1 pass its barrier, so none still reads this buffer.
-    auto& a_tile = shared.operands.a[step % 2];
-    auto& b_tile = shared.operands.b[step % 2];
-    a_loader.store(a_tile);
-    b_loader.store(b_tile);
-    __syncthreads();
-    a_loader.fetch();
-    b_loader.fetch();
-    multiply_tiles<TileShape>(a_tile, b_tile, row, col, sum);
+template <class T, Adjacent kA, Adjacent kB, class Epilogue>
+void gemm_tensor(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M, int64_t N,
+                 int64_t K, Epilogue epilogue, Context context) {
+  const auto run = [&](auto arithmetic, auto tile) {
+    gemm_mma<decltype(arithmetic), decltype(tile), kA, kB>(name, a, b, M, N, K, epilogue, context);
+  };
+  const bool small = kernel == GemmKernel::mma_small;
+  if constexpr (std::is_same_v<T, double>) {
+    run(Double{}, SmallMmaTile{});
+  } else if constexpr (std::is_same_v<T, float>) {
+    if (kernel == GemmKernel::split) return run(Tf32Split{}, LargeMmaTile{});
+    small ? run(Tf32{}, SmallMmaTile{}) : run(Tf32{}, LargeMmaTile{});
+  } else {
+    if (kernel == GemmKernel::wgmma &&
+        gemm_wgmma<T, kA, kB>(name, a, b, M, N, K, epilogue, context))
+      return;
+    small ? run(Half<T>{}, SmallMmaTile{}) : run(Half<T>{}, LargeMmaTile{});
   }
+}
 
-  __syncthreads();
-#pragma unroll
-  for (int i = 0; i < TileShape::kPatchRows; ++i)
-#pragma unroll
-    for (int j = 0; j < TileShape::kPatchCols; ++j) shared.result[row + i][col + j] = sum[i][j];
-  __syncthreads();
-#pragma unroll 1
-  for (int e = threadIdx.x; e < TileShape::kRows * TileShape::kCols; e += kThreads) {
-    const int64_t m = first_row + e / TileShape::kCols, n = first_col + e % TileShape::kCols;
-    if (m < M && n < N) epilogue(m, n, shared.result[e / TileShape::kCols][e % TileShape::kCols]);
-  }
+// gemm by this kernel, which the device must have.
+template <class T, Product kProduct = Product::any, class Epilogue>
+void gemm_by(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M, int64_t N,
+             int64_t K, Epilogue epilogue, Context context) {
+  if (kernel == GemmKernel::plain) return gemm_plain<T, T>(name, a, b, M, N, K, epilogue, context);
+  if (kernel == GemmKernel::skinny) return gemm_skinny<T>(name, a, b, M, N, K, epilogue, context);
+  const auto tensor = [&](auto a_adjacent, auto b_adjacent) {
+    gemm_tensor<T, a_adjacent.value, b_adjacent.value>(kernel, name, a, b, M, N, K, epilogue,
+                                                       context);
+  };
+  const std::integral_constant<Adjacent, Adjacent::along_k> along_k;
+  const std::integral_constant<Adjacent, Adjacent::across_lines> across;
+  if constexpr (kProduct == Product::y)
+    tensor(along_k, along_k);
+  else if constexpr (kProduct == Product::dx)
+    tensor(along_k, across);
+  else if constexpr (kProduct == Product::dw)
+    tensor(across, across);
+  else if (a.row_stride == 1 && a.col_stride != 1)
+    tensor(across, across);
+  else if (b.row_stride != 1)
+    tensor(along_k, across);
+  else
+    tensor(along_k, along_k);
 }
 
 // For all m < M and n < N calls epilogue(m, n, C[m,n]) on the device, C in their acc_t; K may be
 // 0. `a` is [M,K] of TA, `b` is [K,N] of TB.
-template <class TA, class TB, class Epilogue>
+template <class TA, class TB, Product kProduct = Product::any, class Epilogue>
 void gemm(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue,
           Context context) {
-  using Large = Tile<64, 64>;
-  using Small = Tile<32, 32>;
-  // With fewer large tiles than this most of a large GPU (132 multiprocessors on an H100) is idle.
-  constexpr int64_t kFewTiles = 128;
-  const auto tiles = [&](auto tile) {
-    return ceil_div(M, decltype(tile)::kRows) * ceil_div(N, decltype(tile)::kCols);
-  };
-  if (tiles(Large{}) < kFewTiles)
-    launch(name, gemm_kernel<TA, TB, Small, Epilogue>, tiles(Small{}), kThreads, context, a, b, M,
-           N, K, epilogue);
+  if constexpr (std::is_same_v<TA, TB>)
+    gemm_by<TA, kProduct>(choose_gemm_kernel<TA>(a, b, M, N, K, compute_capability(), context.tf32),
+                          name, a, b, M, N, K, epilogue, context);
   else
-    launch(name, gemm_kernel<TA, TB, Large, Epilogue>, tiles(Large{}), kThreads, context, a, b, M,
-           N, K, epilogue);
+    gemm_plain<TA, TB>(name, a, b, M, N, K, epilogue, context);
 }
 
 }  // namespace gdext::cuda

@@ -57,7 +57,7 @@ Matrix transposed(Matrix a) { return {a.data, a.col_stride, a.row_stride}; }
 // dz = dy f'(s). A block makes a tile of kWarp rows and columns, a warp every kWarps-th row of it.
 template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    dz_kernel(Matrix dy, Matrix s, acc_t<T>* dz, int64_t B, int64_t O, Activation activation) {
+    dz_kernel(Matrix dy, Matrix s, T* dz, int64_t B, int64_t O, Activation activation) {
   using A = acc_t<T>;
   constexpr int kWarps = kThreads / kWarp;
   const int64_t tiles_across = ceil_div(O, kWarp);
@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   for (int row = threadIdx.x / kWarp; row < kWarp; row += kWarps) {
     const int64_t b = first_row + row;
     if (b >= B) return;
-    dz[b * O + o] = activation_backward(activation, static_cast<A>(dy_column[b * dy.row_stride]),
-                                        static_cast<A>(s_column[b * s.row_stride]));
+    dz[b * O + o] = T(activation_backward(activation, static_cast<A>(dy_column[b * dy.row_stride]),
+                                          static_cast<A>(s_column[b * s.row_stride])));
   }
 }
 
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 // interleaved sums each, which are added in a fixed order.
 constexpr int kSumThreads = 1024;
 
-template <class T, class TZ>
+template <class T>
 __global__ void __launch_bounds__(kSumThreads) db_kernel(Matrix dz, T* db, int64_t B, int64_t O) {
   using A = acc_t<T>;
   constexpr int kWarps = kSumThreads / kWarp, kLanes = 4;
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kSumThreads) db_kernel(Matrix dz, T* db, int64
   const int64_t o = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
   A sum[kLanes] = {};
   if (o < O) {
-    const TZ* column = static_cast<const TZ*>(dz.data) + o * dz.col_stride;
+    const T* column = static_cast<const T*>(dz.data) + o * dz.col_stride;
     for (int64_t b = warp; b < B; b += kWarps * kLanes) {
 #pragma unroll
       for (int i = 0; i < kLanes; ++i) {
@@ -119,18 +119,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   dz[i] = T(activation_backward(activation, dyi, si));
 }
 
-// The products, from a dz of element type TZ.
-template <class T, class TZ>
+// The products.
+template <class T>
 void multiply_dz(const LinearBackwardArgs& args, Matrix dz, Context context) {
   if (args.dx)
-    gemm<TZ, T>("linear_backward dx", dz, args.w, args.B, args.I, args.O,
-                Store<T>{static_cast<T*>(args.dx), args.I}, context);
+    gemm<T, T, Product::dx>("linear_backward dx", dz, args.w, args.B, args.I, args.O,
+                            Store<T>{static_cast<T*>(args.dx), args.I}, context);
   if (args.dw)
-    gemm<TZ, T>("linear_backward dw", transposed(dz), args.x, args.O, args.I, args.B,
-                Store<T>{static_cast<T*>(args.dw), args.I}, context);
+    gemm<T, T, Product::dw>("linear_backward dw", transposed(dz), args.x, args.O, args.I, args.B,
+                            Store<T>{static_cast<T*>(args.dw), args.I}, context);
   if (args.db)
-    launch("linear_backward db", db_kernel<T, TZ>, ceil_div(args.O, kWarp), kSumThreads, context,
-           dz, static_cast<T*>(args.db), args.B, args.O);
+    launch("linear_backward db", db_kernel<T>, ceil_div(args.O, kWarp), kSumThreads, context, dz,
+           static_cast<T*>(args.db), args.B, args.O);
 }
 
 }  // namespace
@@ -140,7 +140,8 @@ void linear(const LinearArgs& args, Context context) {
     using T = decltype(tag);
     const StoreActivated<T> epilogue{static_cast<const T*>(args.b), static_cast<T*>(args.y),
                                      static_cast<T*>(args.z), args.O, args.activation};
-    gemm<T, T>("linear", args.x, transposed(args.w), args.B, args.O, args.I, epilogue, context);
+    gemm<T, T, Product::y>("linear", args.x, transposed(args.w), args.B, args.O, args.I, epilogue,
+                           context);
   });
 }
 
@@ -148,12 +149,12 @@ void linear_backward(const LinearBackwardArgs& args, Context context) {
   for_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
     if (args.activation == Activation::identity) {
-      multiply_dz<T, T>(args, args.dy, context);
+      multiply_dz<T>(args, args.dy, context);
     } else {
       launch("linear_backward dz", dz_kernel<T>, ceil_div(args.B, kWarp) * ceil_div(args.O, kWarp),
-             kThreads, context, args.dy, args.s, static_cast<acc_t<T>*>(args.dz), args.B, args.O,
+             kThreads, context, args.dy, args.s, static_cast<T*>(args.dz), args.B, args.O,
              args.activation);
-      multiply_dz<T, acc_t<T>>(args, {args.dz, args.O, 1}, context);
+      multiply_dz<T>(args, {args.dz, args.O, 1}, context);
     }
   });
 }

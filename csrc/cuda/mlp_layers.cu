@@ -124,20 +124,21 @@ class MlpLayersRun final : public MlpRun {
                                    layers_[l].z,
                                    layer.O,
                                    layer.activation};
-      gemm<T, T>("mlp, forward", rows(input(l), layer.I), transposed(weights(l)), count, layer.O,
-                 layer.I, epilogue, context);
+      gemm<T, T, Product::y>("mlp, forward", rows(input(l), layer.I), transposed(weights(l)), count,
+                             layer.O, layer.I, epilogue, context);
     }
     loss(count, context);
     for (int64_t l = L - 1; l >= 0; --l) {
       const MlpLayer& layer = args_.layers[l];
       const Matrix dz = rows(layers_[l].dz, layer.O);
       if (l > 0)
-        gemm<T, T>("mlp, dx", dz, weights(l), count, layer.I, layer.O,
-                   MlpBackward<T>{layers_[l - 1].s(), layers_[l - 1].dz, layer.I,
-                                  args_.layers[l - 1].activation},
-                   context);
-      gemm<T, T>("mlp, dw and update", transposed(dz), rows(input(l), layer.I), layer.O, layer.I,
-                 count, MlpWeightUpdate<T>{update(layer.w), layer.I}, context);
+        gemm<T, T, Product::dx>("mlp, dx", dz, weights(l), count, layer.I, layer.O,
+                                MlpBackward<T>{layers_[l - 1].s(), layers_[l - 1].dz, layer.I,
+                                               args_.layers[l - 1].activation},
+                                context);
+      gemm<T, T, Product::dw>("mlp, dw and update", transposed(dz), rows(input(l), layer.I),
+                              layer.O, layer.I, count, MlpWeightUpdate<T>{update(layer.w), layer.I},
+                              context);
     }
     end(count, context);
   }

@@ -23,6 +23,10 @@ inline bool torch_has_cuda() {
 #endif
 }
 
+// Whether PyTorch's settings let products of float32 on CUDA round their operands to tf32
+// (tf32.cpp).
+bool allows_tf32();
+
 #if GDEXT_CUDA
 // f(context) on the device of the tensor `like`, and on PyTorch's current stream of it.
 template <class F>
@@ -33,6 +37,7 @@ auto with_cuda(const Tensor& like, const F& f) {
   Context context;
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_get_current_cuda_stream(like.get_device_index(), &context.stream));
+  context.tf32 = allows_tf32();
   return f(context);
 }
 #endif

@@ -91,6 +91,7 @@ STABLE_TORCH_LIBRARY(gdext, m) {
       "path_sum_(Tensor[] weights, Tensor[] inputs, Tensor[] slopes, Tensor dy, Tensor(a!)[] dw,"
       " Tensor(b!)[] db, Tensor(c!) counts, float seconds) -> ()");
   m.def("_build_config() -> str");
+  m.def("_allows_tf32() -> bool");
   m.def("_cpu_isas() -> str");
   m.def("_cpu_isa_in_use() -> str");
   m.def("_fma_peak(ScalarType dtype, float seconds) -> float");
@@ -101,6 +102,7 @@ STABLE_TORCH_LIBRARY(gdext, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(gdext, CompositeExplicitAutograd, m) {
   m.impl("_build_config", TORCH_BOX(&build_config));
+  m.impl("_allows_tf32", TORCH_BOX(&gdext::allows_tf32));
   m.impl("_cpu_isas", TORCH_BOX(&cpu_isas));
   m.impl("_cpu_isa_in_use", TORCH_BOX(&cpu_isa_in_use));
   m.impl("_fma_peak", TORCH_BOX(&gdext::fma_peak));

@@ -18,8 +18,8 @@ from pathlib import Path
 
 # Binary code for sm_X0 runs on every later sm_XY of the same major version, so one entry for each
 # major version (two for 8.x, whose consumer parts have twice the float32 pipes) serves all GPUs
-# from Turing on.
-DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")
+# from Turing on. 9.0a: the same GPUs as 9.0, and instructions that those alone have (wgmma).
+DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "9.0a", "10.0", "12.0")
 
 HOW_TO_GET_TOOLKIT = (
     "install the CUDA toolkit (nvcc and cudart), or set CUDA_HOME to the folder that holds "
@@ -149,11 +149,17 @@ def _output(command: list[str]) -> str:
     return done.stdout
 
 
+def default_archs(supported: tuple[str, ...]) -> list[str]:
+    """Those of DEFAULT_ARCHS that a toolkit can compile for."""
+    return [arch for arch in DEFAULT_ARCHS if arch.rstrip("af") in supported]
+
+
 def choose_archs(requested: str, supported: tuple[str, ...]) -> tuple[str, ...]:
     """Architectures to compile for, in TORCH_CUDA_ARCH_LIST's notation: "9.0", "9.0a", "12.0+PTX".
 
     Args:
         requested: the value of TORCH_CUDA_ARCH_LIST; separated by blanks, commas or semicolons.
+            "9.0" means "9.0a", which runs on the same GPUs; "9.0+PTX" is for newer ones too.
             Empty: those of DEFAULT_ARCHS that the toolkit supports, the last with PTX for newer
             GPUs.
         supported: what the toolkit can compile for, e.g. ("7.5", "8.0").
@@ -163,7 +169,7 @@ def choose_archs(requested: str, supported: tuple[str, ...]) -> tuple[str, ...]:
     """
     names = [name for name in re.split(r"[\s,;]+", requested) if name]
     if not names:
-        default = [arch for arch in DEFAULT_ARCHS if arch in supported]
+        default = default_archs(supported)
         if not default:
             raise ToolkitError(
                 f"this CUDA toolkit supports none of {', '.join(DEFAULT_ARCHS)}, "
@@ -183,7 +189,7 @@ def choose_archs(requested: str, supported: tuple[str, ...]) -> tuple[str, ...]:
                 "TORCH_CUDA_ARCH_LIST: this CUDA toolkit supports "
                 f"{', '.join(supported)}, got {name}"
             )
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys("9.0a" if name == "9.0" else name for name in names))
 
 
 def gencode_flags(archs: tuple[str, ...]) -> list[str]:

@@ -9,13 +9,14 @@ from native_build import Fault
 
 @dataclass(frozen=True)
 class OpFault(Fault):
-    """In csrc. `op` must fail, saying `says`. `unit`: the .cu that has it, if not the op's own.
-    `seed`: of a schedule that shows it."""
+    """In csrc. `op` must fail on `dtype`, saying `says`. `unit`: the .cu that has it, if not the
+    op's own. `seed`: of a schedule that shows it."""
 
     op: str
     says: str = "FAIL {op} "
     unit: str | None = None
     seed: int = 1
+    dtype: str = "f32"
 
 
 @dataclass(frozen=True)
@@ -37,25 +38,25 @@ def resident_fault(
 
 OP_FAULTS = {
     "no barrier between storing tiles and multiplying them": OpFault(
-        "cuda/gemm.cuh",
+        "cuda/gemm_plain.cuh",
         "    b_loader.store(b_tile);\n    __syncthreads();\n",
         "    b_loader.store(b_tile);\n",
         "linear",
     ),
     "no barrier before the result takes the tiles' place": OpFault(
-        "cuda/gemm.cuh",
+        "cuda/gemm_plain.cuh",
         "  }\n\n  __syncthreads();\n#pragma unroll\n",
         "  }\n\n#pragma unroll\n",
         "linear",
     ),
     "a tile that ends one product too early": OpFault(
-        "cuda/gemm.cuh",
+        "cuda/gemm_plain.cuh",
         "k_ + i * next_k_ < depth_;",
         "k_ + i * next_k_ < depth_ - 1;",
         "linear",
     ),
     "a result that ends one column too early": OpFault(
-        "cuda/gemm.cuh", "if (m < M && n < N)", "if (m < M && n < N - 1)", "linear"
+        "cuda/gemm_plain.cuh", "if (m < M && n < N)", "if (m < M && n < N - 1)", "linear"
     ),
     "no barrier before the next reduction of a block": OpFault(
         "cuda/common.cuh",
@@ -164,12 +165,99 @@ OP_FAULTS = {
 
 # What only AddressSanitizer sees: the row's products are not stored.
 READ_BEYOND = OpFault(
-    "cuda/gemm.cuh",
+    "cuda/gemm_plain.cuh",
     "line_ + i * next_line_ < lines_ &&",
     "line_ + i * next_line_ <= lines_ &&",
     "linear",
     says="AddressSanitizer: heap-buffer-overflow",
 )
+
+
+def _gemm(file: str, old: str, new: str, says: str = "FAIL gemm ", dtype: str = "f32") -> OpFault:
+    return OpFault(f"cuda/gemm_{file}.cuh", old, new, "gemm", says, dtype=dtype)
+
+
+OP_FAULTS |= {
+    "tiles multiplied before their copies are waited for": _gemm(
+        "mma", "    ptx::cp_async_wait<Tile::kStages - 2>();\n", ""
+    ),
+    "a wait for one group of copies too few": _gemm(
+        "mma", "cp_async_wait<Tile::kStages - 2>", "cp_async_wait<Tile::kStages - 1>"
+    ),
+    "no barrier between a step's tiles and those of the next": _gemm(
+        "mma",
+        "those of the last.\n    __syncthreads();\n",
+        "those of the last.\n",
+    ),
+    "a group of copies that is not counted": _gemm(
+        "mma",
+        "    ptx::cp_async_commit();  // of",
+        "    if (step < steps) ptx::cp_async_commit();  // of",
+    ),
+    "no barrier before the sums take the tiles' place": _gemm(
+        "mma", "  ptx::cp_async_wait<0>();\n  __syncthreads();\n", "  ptx::cp_async_wait<0>();\n"
+    ),
+    "a wrong fragment of the second column": _gemm(
+        "arithmetic",
+        "const uint32_t columns[2] = {b.r[i], b.r[i + 2]};\n      if",
+        "const uint32_t columns[2] = {b.r[2 * i], b.r[2 * i + 1]};\n      if",
+        dtype="bf16",
+    ),
+    "a wrong element of float64's fragment": _gemm(
+        "arithmetic", "part, a.r[half], b.r[i], part", "part, a.r[i], b.r[half], part", dtype="f64"
+    ),
+    "a split without its low half": _gemm(
+        "arithmetic", "      ptx::mma_m16n8k8_tf32(part, a.low, high, part);\n", ""
+    ),
+    "overflow that is left as it is": _gemm(
+        "mma", "if (!(std::abs(value) < kNearOverflow))", "if (value == 12345.0f)"
+    ),
+    "rows of 8 read without their spread": _gemm(
+        "operand",
+        "return offset(lane / 16 * 8 + lane % 8, warp_line / kPerPiece + lane / 8 % 2);",
+        "return (lane / 16 * 8 + lane % 8) * kRowBytes +\n"
+        "             (warp_line / kPerPiece + lane / 8 % 2) * kPiece;",
+        dtype="bf16",
+    ),
+    "pieces that forget the last elements of k": _gemm(
+        "operand", "left < kPerPiece ? left : kPerPiece", "left < kPerPiece ? 0 : kPerPiece"
+    ),
+    "one row of the tile's edge too few": _gemm(
+        "operand", "first_row + i * kRowsAtOnce < rows", "first_row + i * kRowsAtOnce < rows - 1"
+    ),
+    "pieces of an operand that is not aligned": _gemm(
+        "operand", "far * static_cast<int64_t>(sizeof(T)) % kPiece == 0 &&", "", "misaligned"
+    ),
+    "few lines: a lane given another's sum": _gemm(
+        "skinny", "const bool upper = lane & half;", "const bool upper = !(lane & half);"
+    ),
+    "few lines: no barrier before the warps' sums are added": _gemm(
+        "skinny",
+        "of_warp[warp][f][lane] = sum[f];\n  __syncthreads();\n",
+        "of_warp[warp][f][lane] = sum[f];\n",
+    ),
+    "few lines: no barrier of the cluster": _gemm(
+        "skinny", "    ptx::cluster_sync();\n#pragma unroll 1\n", "#pragma unroll 1\n", says="gemm"
+    ),
+    "wgmma: no barrier between the copies and the product": _gemm(
+        "wgmma",
+        "    __syncthreads();     // and",
+        "    // and",
+        dtype="bf16",
+    ),
+    "wgmma: a tile copied over while it is multiplied": _gemm(
+        "wgmma",
+        "    fetch(step + Tile::kStages - 1);\n    ptx::wgmma_wait<0>();\n",
+        "    fetch(step + Tile::kStages);\n    ptx::wgmma_wait<0>();\n",
+        dtype="bf16",
+    ),
+    "wgmma: no wait for the product": _gemm(
+        "wgmma", "    ptx::wgmma_wait<0>();\n", "", says="gemm", dtype="bf16"
+    ),
+    "wgmma: the wrong step along k": _gemm(
+        "wgmma", "step * 2 * kGroupBytes", "step * kGroupBytes", dtype="f16"
+    ),
+}
 
 PRIMITIVE_FAULTS = {
     "no barrier between writing and reading shared memory": PrimitiveFault(

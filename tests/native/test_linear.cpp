@@ -85,7 +85,7 @@ void check_backward(const LinearCase& c, const StridedMatrix<T>& x, const Stride
   const StridedMatrix<T> dy(c.B, c.O, c.dy);
   const auto saved_layout = Layout((static_cast<int>(c.x) + 1) % kLayouts);
   const StridedMatrix<T> saved(c.B, c.O, saved_layout, 0.1, 0.9);
-  auto dz = unwritten<acc_t<T>>(identity ? 0 : c.B * c.O);
+  auto dz = unwritten<backend::dz_t<T>>(identity ? 0 : c.B * c.O);
   auto dx = unwritten<T>(c.B * c.I), dw = unwritten<T>(c.O * c.I), db = unwritten<T>(c.O);
   LinearBackwardArgs args{dtype_of<T>(),
                           c.activation,

@@ -1,0 +1,229 @@
+// Every kernel that gemm chooses from, on the shapes around its tiles' edges. On a GPU gemm's
+// choice decides which of them runs; here each is asked for by name.
+#include <utility>
+
+#include "cuda/gemm.cuh"
+#include "harness.h"
+
+namespace gdext::test {
+namespace {
+
+using cuda::GemmKernel;
+
+// How a matrix lies in memory. `odd` ones have no row at a multiple of 16 bytes but the first.
+enum class Lie { rows, columns, odd_rows, odd_columns, sparse, one_row, one_column, shifted };
+constexpr int kLies = 8;
+
+template <class T>
+class Lying {
+ public:
+  Lying(int64_t rows, int64_t cols, Lie lie) {
+    const int64_t even = 16 / sizeof(T);  // elements of a piece
+    const auto rounded = [&](int64_t n) { return (n + even - 1) / even * even; };
+    const bool by_columns = lie == Lie::columns || lie == Lie::odd_columns;
+    int64_t far = rounded(by_columns ? rows : cols), near = 1;
+    if (lie == Lie::odd_rows || lie == Lie::odd_columns) far += 1;
+    if (lie == Lie::sparse) near = 3, far = 3 * cols + 1;
+    first_ = lie == Lie::shifted;
+    row_ = by_columns ? near : far, col_ = by_columns ? far : near;
+    if (lie == Lie::one_row) row_ = 0;
+    if (lie == Lie::one_column) row_ = 1, col_ = 0;
+    const int64_t last = rows && cols ? (rows - 1) * row_ + (cols - 1) * col_ + 1 : 0;
+    // Aligned as on the device, and ends where the matrix does: AddressSanitizer sees beyond.
+    if (cudaMalloc(&data_, (first_ + last) * sizeof(T)) != cudaSuccess) abort();
+    for (int64_t i = 0; i < first_ + last; ++i)
+      data_[i] = from_double<T>(static_cast<double>(rng() % 5) - 2);
+  }
+  ~Lying() { cudaFree(data_); }
+  Lying(const Lying&) = delete;
+  Lying& operator=(const Lying&) = delete;
+
+  T& operator()(int64_t r, int64_t c) { return data_[first_ + r * row_ + c * col_]; }
+  double operator()(int64_t r, int64_t c) const {
+    return value(data_[first_ + r * row_ + c * col_]);
+  }
+  Matrix view() const { return {data_ + first_, row_, col_}; }
+
+ private:
+  int64_t row_, col_, first_;
+  T* data_;
+};
+
+template <class A>
+struct StoreSum {
+  A* c;  // [M,N]
+  int64_t M, N;
+  long* outside;
+
+  void operator()(int64_t m, int64_t n, A sum) const {
+    if (m < 0 || m >= M || n < 0 || n >= N)
+      ++*outside;
+    else
+      c[m * N + n] = sum;
+  }
+};
+
+template <class T>
+std::vector<acc_t<T>> product(GemmKernel kernel, const Lying<T>& a, const Lying<T>& b, int64_t M,
+                              int64_t N, int64_t K) {
+  auto c = unwritten<acc_t<T>>(M * N);
+  long outside = 0;
+  cuda::gemm_by<T>(kernel, "gemm", a.view(), b.view(), M, N, K,
+                   StoreSum<acc_t<T>>{c.data(), M, N, &outside}, {});
+  if (outside) fail("the epilogue was called outside C");
+  return c;
+}
+
+// Products of small integers are exact, whatever the kernel.
+template <class T>
+void check_exact(GemmKernel kernel, int64_t M, int64_t N, int64_t K, Lie a_lie, Lie b_lie) {
+  begin_case("gemm kernel", int(kernel), "M", M, "N", N, "K", K, "lies", int(a_lie), int(b_lie));
+  const Lying<T> a(M, K, a_lie), b(K, N, b_lie);
+  const auto c = product(kernel, a, b, M, N, K);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = 0; n < N; ++n) {
+      double want = 0;
+      for (int64_t k = 0; k < K; ++k) want += a(m, k) * b(k, n);
+      near(c[m * N + n], want, 0, "C", m * N + n);
+    }
+}
+
+// Root mean square errors of the kernel and of a plain sum in float32, each operand random.
+void check_accuracy(GemmKernel kernel, double low, int64_t K) {
+  constexpr int64_t M = 16, N = 24;
+  begin_case("gemm kernel", int(kernel), "accuracy from", low, "K", K);
+  Lying<float> a(M, K, Lie::rows), b(K, N, Lie::rows);
+  const auto fill = [&](Lying<float>& matrix, int64_t rows, int64_t cols) {
+    const auto random = randoms<float>(rows * cols, low, 1);
+    for (int64_t i = 0; i < rows * cols; ++i) matrix(i / cols, i % cols) = random[i];
+  };
+  fill(a, M, K), fill(b, K, N);
+  const auto c = product(kernel, a, b, M, N, K);
+  double squares = 0, squares_of_plain = 0, squares_of_c = 0;
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = 0; n < N; ++n) {
+      double want = 0;
+      float plain = 0;
+      for (int64_t k = 0; k < K; ++k) {
+        want += double(a(m, k)) * double(b(k, n));
+        plain = std::fma(a(m, k), b(k, n), plain);
+      }
+      squares += std::pow(c[m * N + n] - want, 2);
+      squares_of_plain += std::pow(plain - want, 2);
+      squares_of_c += want * want;
+    }
+  ++compared;
+  const bool tf32 = kernel == GemmKernel::mma_small || kernel == GemmKernel::mma_large;
+  // tf32 keeps 11 significant bits of each operand.
+  const double most = tf32 ? 0x1p-11 * std::sqrt(squares_of_c) : 2 * std::sqrt(squares_of_plain);
+  if (!(std::sqrt(squares) <= most))
+    fail("error " + std::to_string(std::sqrt(squares)) + ", wanted at most " +
+         std::to_string(most));
+  if (tf32 && squares < 4 * squares_of_plain) fail("more accurate than tf32 is");
+}
+
+// Infinities, NaN, and what overflows when it is rounded to tf32, where float32 has them.
+template <class T, int64_t M = 20>
+void check_not_finite(GemmKernel kernel) {
+  begin_case("gemm kernel", int(kernel), "not finite");
+  constexpr int64_t N = 20, K = 20;
+  Lying<T> a(M, K, Lie::rows), b(K, N, Lie::columns);
+  const double largest = std::is_same_v<T, float16> ? 65504 : value(from_double<T>(3.4e38));
+  const double special[] = {INFINITY, -INFINITY, NAN, largest};
+  for (int64_t i = 0; i < 4; ++i) {
+    const int64_t k = 2 * i, l = 2 * i + 1;  // where the special one meets zeros and ones alone
+    for (int64_t j = 0; j < M; ++j) b(k, j) = T(j % 2), a(j, l) = T(j % 3 == 0);
+    a(i, k) = b(l, i + 9) = from_double<T>(special[i]);
+  }
+  const auto c = product(kernel, a, b, M, N, K);
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t n = 0; n < N; ++n) {
+      double want = 0;
+      for (int64_t k = 0; k < K; ++k) want += std::as_const(a)(m, k) * std::as_const(b)(k, n);
+      near(c[m * N + n], static_cast<double>(static_cast<acc_t<T>>(want)), std::fabs(want), "C",
+           m * N + n);
+    }
+}
+
+// Few lines of one operand, on either side; the other's lie along k, across, or are not aligned.
+template <class T>
+void test_skinny() {
+  const auto few = [] { return pick<int64_t>({1, 2, 9, 16}); };
+  const auto many = [] { return pick<int64_t>({1, 7, 31, 32, 33, 70}); };
+  const auto depth = [] { return pick<int64_t>({0, 1, 8, 31, 64, 130}); };
+  for (Lie lie : {Lie::rows, Lie::columns, Lie::odd_rows, Lie::odd_columns, Lie::shifted}) {
+    check_exact<T>(GemmKernel::skinny, few(), many(), depth(), Lie(rng() % kLies), lie);
+    check_exact<T>(GemmKernel::skinny, 16 + many(), few(), depth(), lie, Lie(rng() % kLies));
+  }
+  check_exact<T>(GemmKernel::skinny, 16, 33, 515, Lie::rows, Lie::rows);  // by clusters
+  check_exact<T>(GemmKernel::skinny, 70, 9, 1030, Lie::columns, Lie::rows);
+  check_not_finite<T, 16>(GemmKernel::skinny);
+}
+
+void check_choice() {
+  begin_case("gemm choice");
+  const Matrix a{nullptr, 4096, 1}, b{nullptr, 1, 4096}, sparse{nullptr, 4096, 2};
+  const auto choice = [&]<class T>(T, int64_t M, int64_t N, int capability, bool tf32 = false) {
+    return cuda::choose_gemm_kernel<T>(a, b, M, N, 4096, capability, tf32);
+  };
+  const auto expect = [](GemmKernel got, GemmKernel want) {
+    ++compared;
+    if (got != want)
+      fail("got " + std::to_string(int(got)) + ", wanted " + std::to_string(int(want)));
+  };
+  constexpr int64_t kMany = 4096;
+  expect(choice(float{}, kMany, kMany, 75, true), GemmKernel::plain);
+  expect(choice(bfloat16{}, kMany, kMany, 75), GemmKernel::plain);
+  expect(choice(float16{}, kMany, kMany, 80), GemmKernel::mma_large);
+  expect(choice(bfloat16{}, 128, 128, 120), GemmKernel::mma_small);
+  expect(choice(bfloat16{}, kMany, kMany, 90), GemmKernel::wgmma);
+  expect(choice(bfloat16{}, 128, 128, 90), GemmKernel::mma_small);
+  expect(choice(float{}, kMany, kMany, 80), GemmKernel::split);
+  expect(choice(float{}, 128, 128, 90), GemmKernel::plain);
+  expect(choice(float{}, kMany, kMany, 86), GemmKernel::plain);
+  expect(choice(float{}, kMany, kMany, 86, true), GemmKernel::mma_large);
+  expect(choice(float{}, 128, 128, 90, true), GemmKernel::mma_small);
+  expect(choice(double{}, kMany, kMany, 89), GemmKernel::plain);
+  expect(choice(double{}, kMany, kMany, 90), GemmKernel::mma_small);
+  expect(choice(double{}, 16, kMany, 90), GemmKernel::skinny);
+  expect(choice(float{}, kMany, 10, 75), GemmKernel::skinny);
+  expect(cuda::choose_gemm_kernel<float>(sparse, b, kMany, 10, 4096, 75, false), GemmKernel::plain);
+}
+
+template <class T>
+std::vector<GemmKernel> kernels_of() {
+  if (std::is_same_v<T, double>) return {GemmKernel::plain, GemmKernel::mma_small};
+  std::vector<GemmKernel> kernels{GemmKernel::plain, GemmKernel::mma_small, GemmKernel::mma_large};
+  kernels.push_back(std::is_same_v<T, float> ? GemmKernel::split : GemmKernel::wgmma);
+  return kernels;
+}
+
+}  // namespace
+
+template <class T>
+void test_gemm() {
+  check_choice();
+  test_skinny<T>();
+  for (GemmKernel kernel : kernels_of<T>()) {
+    const bool large = kernel != GemmKernel::plain && kernel != GemmKernel::mma_small;
+    const int64_t edge = large ? 128 : 64;
+    const auto size = [&] { return pick<int64_t>({1, 7, 16, 31, edge - 1, edge, edge + 1}); };
+    const auto depth = [&] { return pick<int64_t>({0, 1, 8, 15, 16, 17, 32, 33, 100, 150}); };
+    for (int i = 0; i < kLies; ++i)  // each for both operands
+      check_exact<T>(kernel, size(), size(), depth(), Lie(i), Lie((i + rng()) % kLies)),
+          check_exact<T>(kernel, size(), size(), depth(), Lie((i + rng()) % kLies), Lie(i));
+    // A tile's last row, column and step; and the first of the next.
+    check_exact<T>(kernel, edge, edge + 1, 100, Lie::rows, Lie::columns);
+    check_exact<T>(kernel, edge + 1, edge, 33, Lie::columns, Lie::rows);
+    check_exact<T>(kernel, edge + 1, edge + 1, 129, Lie::rows, Lie::rows);
+    check_not_finite<T>(kernel);
+    if constexpr (std::is_same_v<T, float>) {
+      check_accuracy(kernel, -1, 400);
+      check_accuracy(kernel, 0, 400);
+    }
+  }
+}
+
+GDEXT_TEST_FOR_ALL_DTYPES(test_gemm)
+
+}  // namespace gdext::test
