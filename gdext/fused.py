@@ -54,7 +54,8 @@ class FusedTrainer:
     The steps are launched on the current stream: a call waits for it once, for the check of order
     and class indices, and returns without waiting for the steps, of which it launches a bounded
     number ahead. Same inputs, same kind of GPU: same bits. In a CUDA graph's capture learning rates
-    are those at that time, and an order or class out of range ends the replay.
+    are those at that time, momentum buffers that are new begin anew with each replay, as those of
+    torch.optim do, and an order or class out of range ends the replay.
 
     Args:
         model: layers of torch.nn.Linear or gdext.nn.Linear, each followed by at most one activation

@@ -136,7 +136,8 @@ def test_a_class_index_out_of_bounds_is_printed_and_traps(build):
 def test_a_planted_fault_is_found(name, build, tmp_path):
     fault = OP_FAULTS[name]
     driver = build.with_fault_in_csrc(fault, tmp_path)
-    done = run(driver, fault.dtype, fault.seed, fault.op)
+    env = {"STOP_AT_FIRST_FAILURE": "1"}
+    done = run(driver, fault.dtype, fault.seed, fault.op, env=env)
     assert done.returncode != 0
     assert fault.says.format(op=fault.op) in done.stdout + done.stderr
 

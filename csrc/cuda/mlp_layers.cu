@@ -71,10 +71,13 @@ class MlpLayersRun final : public MlpRun {
   void take(int64_t steps) override {
     const int64_t whole = std::min(steps, args_.samples / args_.B - taken_);
     int64_t left = whole;
-    if (!graph_ && left >= kLeastStepsForGraph && !is_capturing(context_))
+    if (!graph_ && left >= kLeastStepsForGraph && !is_capturing(context_)) {
+      step(args_.B, context_);  // loads the kernels, which is not to be done amid a capture
+      --left;
       graph_ = std::make_unique<Graph>(context_, [&](Context capturing) {
         for (int64_t n = 0; n < kStepsInGraph; ++n) step(args_.B, capturing);
       });
+    }
     for (; graph_ && left >= kStepsInGraph; left -= kStepsInGraph) graph_->launch(context_);
     for (; left > 0; --left) step(args_.B, context_);
     if (whole < steps) step(args_.samples % args_.B, context_);

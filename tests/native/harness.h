@@ -3,6 +3,7 @@
 #pragma once
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <random>
@@ -35,9 +36,15 @@ void begin_case(const Parts&... parts) {
   case_name = text.str();
 }
 
+// For who wants to know but whether there is a failure.
+inline const bool stop_at_first_failure = std::getenv("STOP_AT_FIRST_FAILURE") != nullptr;
+
 inline void fail(const std::string& what) {
   constexpr long kMostPrinted = 20;
   if (++failures <= kMostPrinted) printf("FAIL %s: %s\n", case_name.c_str(), what.c_str());
+  if (!stop_at_first_failure) return;
+  fflush(stdout);
+  std::_Exit(1);
 }
 
 inline bool coin() { return rng() % 2; }
