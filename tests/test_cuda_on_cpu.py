@@ -32,7 +32,8 @@ COMPILE = ["-x", "c++", "-std=c++20", "-O1", "-DGDEXT_BACKEND=cuda", f"-I{DRIVER
 TRAP_EXIT_CODE = 77  # kTrapExitCode in emulation.h
 # peak.cu, which the CPU has no twin of, beside main.cpp; the forms of mlp.cu with it.
 TESTED_ELSEWHERE = {"peak", "mlp_layers", "mlp_resident"}
-DTYPES = ["f32", "f64", "bf16", "f16"]
+CPP_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat16", "f16": "float16"}
+DTYPES = [*CPP_TYPES]
 
 
 def missing() -> str | None:
@@ -81,13 +82,16 @@ class Build:
     def with_fault_in_csrc(self, fault: OpFault, folder: Path) -> Path:
         csrc = fault.plant(CSRC, folder)
         source = csrc / "cuda" / f"{fault.unit or fault.op}.cu"
-        if not source.exists():  # a header, with a test of its own
-            source = DRIVER / f"test_{fault.op}.cpp"
+        flags = [f"-I{csrc}"]
+        if fault.unit == "mlp_resident":
+            # Of many kernels but one is at fault: it is not worth the time to compile them well.
+            flags.append("-O0")
         kept = [obj for obj in self.ops if obj.name != f"{source.name}.o"]
+        if not source.exists():  # a header's, which has a test of its own; of the dtype alone
+            source = DRIVER / f"test_{fault.op}.cpp"
+            flags.append(f"-DGDEXT_ONLY={CPP_TYPES[fault.dtype]}")
         # The faulty object first: the linker takes the first of equal templates.
-        # Of many kernels but one is at fault: it is not worth the time to compile them well.
-        flags = ["-O0"] if fault.unit == "mlp_resident" else []
-        faulty = self.compile([source], [f"-I{csrc}", *flags], folder)
+        faulty = self.compile([source], flags, folder)
         return link([*faulty, *kept, *self.emulation], folder / "driver", self.sanitize)
 
 

@@ -4,12 +4,14 @@
 // is multiplied; and multiply(), which adds the product of two of them. Of the block's sum a lane
 // holds, with g = lane / 4 and t = lane % 4, at [i][j] the element
 // (g + 8 (j / 2), 8 i + 2 t + j % 2).
+// kArchBelow: the __CUDA_ARCH__ from which on it is never chosen (gemm.cuh), nor compiled.
 // kBlocksAtOnce: of the large tile, what registers allow on a multiprocessor without spills.
 #pragma once
 #include "cuda/gemm_operand.cuh"
 
 namespace gdext::cuda {
 
+constexpr int kNoArch = 1 << 20;
 template <class A>
 using BlockSum = A[2][4];
 
@@ -19,6 +21,7 @@ struct Half {
   using Element = T;
   using Factor = Fragment<T>;
   // Whether operands are rounded, and sums may overflow for it (gemm_mma_kernel).
+  static constexpr int kArchBelow = kNoArch;
   static constexpr int kBlocksAtOnce = 2;
   static constexpr bool kRounds = false;
 
@@ -39,6 +42,7 @@ struct Half {
 struct Tf32 {
   using Element = float;
   using Factor = Fragment<float>;
+  static constexpr int kArchBelow = kNoArch;
   static constexpr int kBlocksAtOnce = 2;
   static constexpr bool kRounds = true;
 
@@ -68,6 +72,7 @@ struct Tf32Split {
   struct Factor {
     uint32_t high[4], low[4];
   };
+  static constexpr int kArchBelow = 1000;
   static constexpr int kBlocksAtOnce = 1;
   static constexpr bool kRounds = true;
 
@@ -99,6 +104,7 @@ struct Tf32Split {
 struct Double {
   using Element = double;
   using Factor = Fragment<double>;
+  static constexpr int kArchBelow = kNoArch;
   static constexpr int kBlocksAtOnce = 2;
   static constexpr bool kRounds = false;
 

@@ -65,10 +65,19 @@ __device__ void for_rows(const A* result, int64_t first_row, int64_t first_col, 
     f(first_row + row, first_col + col, result[row * Tile::template kPitch<A> + col]);
 }
 
+// Whether this architecture's code has the arithmetic.
+template <class Arithmetic>
+__device__ constexpr bool is_compiled() {
+#if defined(__CUDA_ARCH__)
+  return __CUDA_ARCH__ >= 800 && __CUDA_ARCH__ < Arithmetic::kArchBelow;
+#else
+  return true;
+#endif
+}
+
 template <class Arithmetic, class Tile, Adjacent kA, Adjacent kB, class Epilogue>
-__global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
-    gemm_mma_kernel(Operand a, Operand b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+__device__ void make_tile(const Operand& a, const Operand& b, int64_t M, int64_t N, int64_t K,
+                          const Epilogue& epilogue) {
   using T = typename Arithmetic::Element;
   using A = acc_t<T>;
   using ATile = OperandTile<T, Tile::kRows, kA, Tile::kThreads>;
@@ -140,10 +149,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
       if (!(std::abs(value) < kNearOverflow)) value = plain_element<T>(a, b, m, n, K);
     epilogue(m, n, value);
   });
-#else
-  (void)a, (void)b, (void)M, (void)N, (void)K, (void)epilogue;
-  __trap();
-#endif
+}
+
+template <class Arithmetic, class Tile, Adjacent kA, Adjacent kB, class Epilogue>
+__global__ void __launch_bounds__(Tile::kThreads, Arithmetic::kBlocksAtOnce)
+    gemm_mma_kernel(Operand a, Operand b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
+  if constexpr (is_compiled<Arithmetic>())
+    make_tile<Arithmetic, Tile, kA, kB>(a, b, M, N, K, epilogue);
+  else
+    __trap();
 }
 
 template <class Arithmetic, class Tile, Adjacent kA, Adjacent kB, class Epilogue>

@@ -107,15 +107,41 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const int64_t first_line = static_cast<int64_t>(blockIdx.x / kCluster) * kWarp;
   const int64_t line = first_line + lane < shape.many ? first_line + lane : shape.many - 1;
   const T* column = static_cast<const T*>(many.data) + line * many.line_stride;
-  const T* of_few = static_cast<const T*>(few.data);
+  // A step takes kDepth values of k: each warp kAhead of them, all on their way before the first is
+  // used; those of `few` by way of shared memory. What lies past the end is 0 in both.
+  constexpr int kAhead = 4, kDepth = kAhead * kWarps;
+  __shared__ __align__(16) A of_few[kDepth][kFew];
   A sum[kFew] = {};
-#pragma unroll 2
-  for (int64_t k = rank * kWarps + warp; k < shape.K; k += kCluster * kWarps) {
-    const A value = static_cast<A>(column[k * many.k_stride]);
+#pragma unroll 1
+  for (int64_t first = rank * kDepth; first < shape.K; first += kCluster * kDepth) {
+    A value[kAhead];
 #pragma unroll
-    for (int f = 0; f < kFew; ++f) {
+    for (int i = 0; i < kAhead; ++i) {
+      const int64_t k = first + i * kWarps + warp;
+      value[i] = k < shape.K ? static_cast<A>(column[k * many.k_stride]) : A(0);
+    }
+    __syncthreads();  // all have done with the last step's
+#pragma unroll
+    for (int at = threadIdx.x; at < kFew * kDepth; at += kThreads) {
+      const int f = at / kDepth;
+      const int64_t k = first + at % kDepth;
+      of_few[at % kDepth][f] = f < shape.few && k < shape.K
+                                   ? static_cast<A>(static_cast<const T*>(
+                                         few.data)[f * few.line_stride + k * few.k_stride])
+                                   : A(0);
+    }
+    __syncthreads();
+    constexpr int kTogether = kPiece / static_cast<int>(sizeof(A));
+#pragma unroll
+    for (int f = 0; f < kFew; f += kTogether) {
       if (f >= shape.few) break;
-      sum[f] += static_cast<A>(of_few[f * few.line_stride + k * few.k_stride]) * value;
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const auto factors =
+            *reinterpret_cast<const Pack<A, kTogether>*>(&of_few[i * kWarps + warp][f]);
+#pragma unroll
+        for (int j = 0; j < kTogether; ++j) sum[f + j] += value[i] * factors.value[j];
+      }
     }
   }
 #pragma unroll
