@@ -1,25 +1,11 @@
 // linear on CUDA (contract/linear.h).
 #include "contract/linear.h"
-#include "cuda/formulas.cuh"
+#include "cuda/activations.cuh"
 #include "cuda/gemm.cuh"
 
 namespace gdext::cuda {
 namespace {
 
-// The run-time switch is the same for every thread, so it costs no divergence.
-template <class A>
-__device__ A activate(Activation activation, A z) {
-  A y = z;
-  with_activation(activation, [&](auto tag) { y = cuda::activate<decltype(tag)::value>(z); });
-  return y;
-}
-template <class A>
-__device__ A activation_backward(Activation activation, A dy, A s) {
-  A dz = A(0);
-  with_activation(activation,
-                  [&](auto tag) { dz = cuda::activation_backward<decltype(tag)::value>(dy, s); });
-  return dz;
-}
 template <class A>
 __device__ A activation_gz(Activation activation, A q, A dy, A s) {
   A gz = A(0);
