@@ -38,8 +38,6 @@ struct Store {
   __device__ void operator()(int64_t m, int64_t n, acc_t<T> sum) const { c[m * N + n] = T(sum); }
 };
 
-Matrix transposed(Matrix a) { return {a.data, a.col_stride, a.row_stride}; }
-
 // dz = dy f'(s). A block makes a tile of kWarp rows and columns, a warp every kWarps-th row of it.
 template <class T>
 __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)

@@ -104,7 +104,6 @@ class MlpLayersRun final : public MlpRun {
   };
 
   static Matrix rows(const void* data, int64_t columns) { return {data, columns, 1}; }
-  static Matrix transposed(Matrix a) { return {a.data, a.col_stride, a.row_stride}; }
   Matrix weights(int64_t l) const {
     const MlpParameter& w = args_.layers[l].w;
     return {w.data, w.row_stride, w.col_stride};
