@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import _reduction
+from torch.overrides import handle_torch_function, has_torch_function
 
 import gdext._autograd.batching_linear
-import gdext._autograd.batching_losses  # noqa: F401  (both register the ops' rules for vmap)
+import gdext._autograd.batching_losses
+import gdext._autograd.flops  # noqa: F401  (registers what they count as)
 from gdext._autograd.cross_entropy import cross_entropy as _cross_entropy
 from gdext._autograd.eager import is_transformed
 from gdext._autograd.linear import linear as _linear
@@ -93,7 +95,13 @@ def linear(
         and isinstance(weight, Tensor)
         and (bias is None or isinstance(bias, Tensor))
     ):
-        _refuse_other_than_tensors(input=input, weight=weight, bias=bias)
+        tensors = {"input": input, "weight": weight, "bias": bias}
+        if has_torch_function(tuple(tensors.values())):  # torch.fx's Proxy, for one
+            y: Tensor = handle_torch_function(
+                linear, tuple(tensors.values()), **tensors, activation=activation
+            )
+            return y
+        _refuse_other_than_tensors(**tensors)
     if torch._C._is_any_autocast_enabled() and _is_autocast(input):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = _autocast(dtype, input), _autocast(dtype, weight)
@@ -169,7 +177,8 @@ def mse_loss(
         >>> x.grad.tolist()
         [0.0, 2.0, 4.0]
     """
-    if target.size() != input.size():
+    same_size = target.size() == input.size()
+    if not same_size:
         warnings.warn(
             f"mse_loss: target has size {list(target.shape)}, input {list(input.shape)}: both are "
             "broadcast, which is seldom what is meant. Give them the same size.",
@@ -188,7 +197,7 @@ def mse_loss(
     tensors = [input, target] if weight is None else [input, target, weight]
     if _is_autocast(input):
         tensors = [_autocast(torch.float32, t) for t in tensors]
-    if target.size() != input.size():
+    if not same_size:
         tensors = list(torch.broadcast_tensors(*tensors))
     x, t, *w = _promoted(tensors)
     if not x.dtype.is_floating_point:
@@ -312,10 +321,8 @@ def _check_constant_weight(loss: str, weight: Tensor) -> None:
 
 def _promoted(tensors: list[Tensor]) -> list[Tensor]:
     """All of them in the dtype that arithmetic between them would have."""
-    first = tensors[0].dtype
-    if all(t.dtype == first for t in tensors):
-        return tensors
-    dtype = first
-    for i in range(1, len(tensors)):
-        dtype = torch.promote_types(dtype, tensors[i].dtype)
-    return [t.to(dtype) for t in tensors]
+    dtype, differ = tensors[0].dtype, False
+    for t in tensors:
+        if t.dtype != dtype:
+            dtype, differ = torch.promote_types(dtype, t.dtype), True
+    return [t.to(dtype) for t in tensors] if differ else tensors

@@ -50,11 +50,18 @@ class FusedTrainer:
     write neither to the parameters and momentum buffers nor to what the call was given until it
     has returned. What they write may be lost, or read in part, and the kernel cannot tell.
 
+    On CUDA, inputs, targets and order are on the device of the parameters, and so are the losses.
+    The steps are launched on the current stream: a call waits for it once, for the check of order
+    and class indices, and returns without waiting for the steps, of which it launches a bounded
+    number ahead. Same inputs, same kind of GPU: same bits. In a CUDA graph's capture learning rates
+    are those at that time, momentum buffers that are new begin anew with each replay, as those of
+    torch.optim do, and an order or class out of range ends the replay.
+
     Args:
         model: layers of torch.nn.Linear or gdext.nn.Linear, each followed by at most one activation
             that :func:`gdext.nn.convert` knows, in (nested) torch.nn.Sequential, with
-            torch.nn.Flatten() and Identity anywhere; gdext.nn.MLP is one. Parameters on the CPU,
-            all of them float32, float64, bfloat16 or float16.
+            torch.nn.Flatten() and Identity anywhere; gdext.nn.MLP is one. Parameters on the CPU or
+            on one CUDA device, all of them float32, float64, bfloat16 or float16.
         optimizer: gdext.optim.SGD or torch.optim.SGD over the parameters of these layers, all of
             them and no others, in any groups; any options but ``differentiable``.
         loss: MSELoss or CrossEntropyLoss of torch.nn or gdext.nn, with reduction "mean" or "sum".
@@ -66,9 +73,9 @@ class FusedTrainer:
     Raises:
         TypeError, ValueError, RuntimeError, NotImplementedError: an argument is none of these; a
             parameter is shared or its memory is, wholly or in part, does not require a gradient, or
-            is not on the CPU; hooks are registered on modules, parameters or the optimizer's step,
-            which would not be called. Said here, and again at every call; nothing has been changed
-            then.
+            is on another device; hooks are registered on modules, parameters or the optimizer's
+            step, which would not be called. Said here, and again at every call; nothing has been
+            changed then.
         RuntimeError: the ranks of ``process_group`` differ in parameters, momentum buffers, options
             or the number of steps, or one of them refuses its arguments: said on each, here and at
             every call, before anything is changed. Or one has ended in the middle of a call: then
@@ -115,8 +122,10 @@ class FusedTrainer:
         self.optimizer = optimizer
         self.loss = loss
         # Memory of the kernel's own, kept between calls. A call takes it out of the list, so that
-        # calls from several threads at a time have different ones.
+        # calls from several threads at a time have different ones. On CUDA PyTorch's allocator
+        # does as much, for each stream; here is how much the last call wanted.
         self._workspaces: list[Tensor] = []
+        self._workspace_size = 0
         self._network = Network(model)
         # Where the parameters and buffers lie that were found to be good, with its key.
         self._found: tuple[object, Memory] | None = None
@@ -242,7 +251,8 @@ class FusedTrainer:
         for index, group in enumerate(self.optimizer.param_groups):
             given[f"optimizer.param_groups[{index}]['lr']"] = group["lr"]
         check_apart(memory, given)
-        inputs, targets = read_data(inputs, targets, loss.kind)
+        device = network.params[0].device
+        inputs, targets = read_data(inputs, targets, loss.kind, device)
         if inputs.dtype is not torch.uint8:
             if (input_scale, input_shift) != (_BYTE_SCALE, _BYTE_SHIFT):
                 raise ValueError(
@@ -256,7 +266,7 @@ class FusedTrainer:
         count = inputs.shape[0]
         batch_size = read_batch_size(batch_size, count)
         if order is not None and not isinstance(order, torch.Generator):
-            order = read_order(order)
+            order = read_order(order, device)
         samples = order.numel() if isinstance(order, Tensor) else count
         own_steps = -(-samples // batch_size)
         all_steps = read_steps(steps, own_steps, self._group is not None)
@@ -264,7 +274,11 @@ class FusedTrainer:
         if loss.weight is not None:
             loss = loss._replace(weight=loss.weight.contiguous())
         if isinstance(order, torch.Generator):  # last, since what is drawn must be given back
-            order = torch.randperm(count, generator=order)
+            order = torch.randperm(count, generator=order, device=order.device)
+            order = order.to(device, non_blocking=True)
+        if rates is not None:
+            rates = rates.to(device, non_blocking=True)
+        losses_shape = own_steps if all_steps > 1 else ()
         return Call(
             network,
             update,
@@ -278,7 +292,7 @@ class FusedTrainer:
             rates,
             input_scale,
             input_shift,
-            losses=torch.empty(own_steps if all_steps > 1 else (), dtype=torch.float64),
+            losses=torch.empty(losses_shape, dtype=torch.float64, device=device),
             done=torch.zeros((), dtype=torch.int64),
         )
 
@@ -288,29 +302,49 @@ class FusedTrainer:
         # The kernel writes where autograd cannot see it.
         written = [*call.network.params, *update.buffers]
         note_writes = partial(torch._C._increment_version, written)
-        workspace = self._workspaces.pop() if self._workspaces else _memory(0)
+        workspace = self._workspace(call)
         try:
             if update.state:  # ask first: a call that took no step must not note new buffers
-                workspace = _memory(call.steps_op(_memory(0), _SECONDS)())
+                wanted = call.steps_op(call.memory(0), _SECONDS)()
+                if wanted > workspace.numel():
+                    workspace = call.memory(wanted)
             while call.done.item() < call.steps:
                 take_steps = call.steps_op(workspace, _SECONDS)
                 wanted, *_ = _in_one_go(take_steps, note_state, note_writes)
                 if wanted > workspace.numel():
-                    workspace = _memory(wanted)
+                    workspace = call.memory(wanted)
         finally:
-            self._workspaces.append(workspace)
+            self._keep(workspace)
         return call.losses
 
     def _take_steps_together(self, group: Group, prepare: Callable[[], Call]) -> Tensor:
         """All checks on all ranks, and only then the first step."""
-        workspace = self._workspaces.pop() if self._workspaces else _memory(0)
+        call: Call
+
+        def prepare_steps() -> SharedSteps:
+            nonlocal call
+            call = prepare()
+            return SharedSteps(call)
+
+        steps = group.together(prepare_steps, SharedSteps.claims)
+        workspace = self._workspace(call)
         try:
-            steps = group.together(lambda: SharedSteps(prepare()), SharedSteps.claims)
             if steps.workspace > workspace.numel():
-                workspace = _memory(steps.workspace)
+                workspace = call.memory(steps.workspace)
             return steps.take(group, self.optimizer, workspace)
         finally:
+            self._keep(workspace)
+
+    def _workspace(self, call: Call) -> Tensor:
+        if call.device.type == "cpu" and self._workspaces:
+            return self._workspaces.pop()
+        return call.memory(self._workspace_size if call.device.type == "cuda" else 0)
+
+    def _keep(self, workspace: Tensor) -> None:
+        if workspace.is_cpu:
             self._workspaces.append(workspace)
+        else:
+            self._workspace_size = workspace.numel()
 
     def _read(self) -> tuple[Network, Update, Memory]:
         """The model and the optimizer as they are now, checked, and where their tensors lie."""
@@ -334,7 +368,3 @@ def _in_one_go(*calls: partial[Any]) -> list[Any]:
     first call to the last: a handler that raises does so before all of them or after all.
     """
     return list(map(partial.__call__, calls))
-
-
-def _memory(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 TESTS = Path(__file__).resolve().parent
 CSRC = TESTS.parent / "csrc"
@@ -26,15 +29,39 @@ def succeed(command: Sequence[object]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def compile_objects(sources: Sequence[Path], flags: Sequence[object], folder: Path) -> list[Path]:
-    """The objects of `sources`, in `folder`."""
+def folder_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for all processes of pytest-xdist, and for no other run."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+def compile_objects(
+    sources: Sequence[Path], flags: Sequence[object], folder: Path, shared: Path | None = None
+) -> list[Path]:
+    """The objects of `sources`, in `folder`.
+
+    `shared`: a folder where processes that want the same objects, of sources that do not change,
+    find those that another has made; the folder's name stands for the flags.
+    """
     objects = [folder / f"{source.name}.o" for source in sources]
 
     def compile_one(source: Path, obj: Path) -> None:
         succeed(["g++", *flags, "-c", source, "-o", obj])
 
+    def copy_or_compile(source: Path, obj: Path) -> None:
+        assert shared is not None
+        common = shared / obj.name
+        with open(f"{common}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not common.exists():
+                compile_one(source, obj)
+                obj.rename(common)
+        obj.hardlink_to(common)
+
+    if shared is not None:
+        shared.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_one, sources, objects))
+        list(pool.map(compile_one if shared is None else copy_or_compile, sources, objects))
     return objects
 
 

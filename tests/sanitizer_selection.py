@@ -1,6 +1,6 @@
 """A small selection of what gdext does on a GPU, for compute-sanitizer, which takes many times as
-long: each op forward, backward and double backward at odd sizes, and SGD on lists short and long,
-aligned and not. No test, and no pytest:
+long: each op forward, backward and double backward at odd sizes, SGD on lists short and long,
+aligned and not, and FusedTrainer. No test, and no pytest:
 
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     compute-sanitizer --tool memcheck python3 tests/sanitizer_selection.py
@@ -54,11 +54,24 @@ def check_sgd(device, dtype):
             raise SystemExit(f"sgd, {dtype}, {count} tensors: wrong")
 
 
+def check_fused(device, dtype):
+    """Batches that take each form of FusedTrainer's steps (csrc/cuda/mlp_forms.cuh)."""
+    for sizes, batch in (([9, 5], 1), ([33, 200, 130, 7], 3), ([33, 20, 7], 17)):
+        model = gdext.nn.MLP(sizes).to(device, dtype)
+        optimizer = gdext.optim.SGD(model.parameters(), 0.01, momentum=0.5)
+        trainer = gdext.FusedTrainer(model, optimizer, gdext.nn.CrossEntropyLoss())
+        x = torch.randint(256, (40, sizes[0]), dtype=torch.uint8).to(device)
+        y = torch.randint(sizes[-1], (40,)).to(device)
+        if not bool(trainer.run(x, y, batch, order=torch.default_generator).isfinite().all()):
+            raise SystemExit(f"FusedTrainer, {dtype}, {sizes}: not finite")
+
+
 def main(device):
     torch.manual_seed(1)
     for dtype in (torch.float32, torch.bfloat16):
         check_ops(device, dtype)
         check_sgd(device, dtype)
+        check_fused(device, dtype)
     print(f"the selection is done on {device}")
 
 

@@ -1,7 +1,9 @@
 """docs/compatibility.md: every section has rows, and every row names a test that exists."""
 
 import ast
+import json
 import re
+import statistics
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +18,7 @@ SECTIONS = (
     "Many processes",
     "Life cycle",
     "Libraries on top",
+    "Types and documents",
     "Deliberate differences",
 )
 HEAD = ["what", "result", "test"]
@@ -61,6 +64,25 @@ def test_every_row_names_a_test_that_exists():
     text = PAGE.read_text()
     assert tuple(sections(text)) == SECTIONS
     assert list(faults(text)) == []
+
+
+def times_of_one_sample(result):
+    """What the page must say: gdext's time as a multiple of torch's, of each op."""
+
+    def times(row):
+        ours, theirs = (statistics.median(row["times"][name]) for name in ("gdext", "torch"))
+        what = row["label"].removesuffix(", forward and backward")
+        return f"{what.replace(', B 1', '')} {ours / theirs:.2f}"
+
+    return "; ".join(times(row) for row in result["rows"] if row["group"] == "one sample")
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documents are not here")
+def test_times_of_one_sample_are_the_benchmark_s():
+    result = json.loads((ROOT / "docs" / "benchmarks" / "benchmark.json").read_text())
+    wanted = times_of_one_sample(result)
+    assert wanted.count(";") >= 6
+    assert wanted in PAGE.read_text(), f"wanted in the row of these times: {wanted}"
 
 
 GOOD = """

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from native_build import CSRC, TESTS, compile_objects, link, run, succeed
+from native_build import CSRC, TESTS, compile_objects, folder_of_this_run, link, run, succeed
 from native_build import missing as missing_compiler
 
 DRIVER = TESTS / "cuda_on_cpu"
@@ -30,6 +30,8 @@ SANITIZE = ["-fsanitize=alignment", "-fno-sanitize-recover=all"]
 ALL_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"]
 COMPILE = ["-x", "c++", "-std=c++20", "-O1", "-DGDEXT_BACKEND=cuda", f"-I{DRIVER}", f"-I{OPS}"]
 TRAP_EXIT_CODE = 77  # kTrapExitCode in emulation.h
+# peak.cu, which the CPU has no twin of, beside main.cpp; the forms of mlp.cu with it.
+TESTED_ELSEWHERE = {"peak", "mlp_layers", "mlp_resident"}
 CPP_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat16", "f16": "float16"}
 DTYPES = [*CPP_TYPES]
 
@@ -47,35 +49,43 @@ pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 class Build:
     """The two drivers, one for the ops and one for the primitives."""
 
-    def __init__(self, folder: Path, sanitize: list[str]):
+    def __init__(self, folder: Path, sanitize: list[str], shared: Path | None = None):
+        """`shared`: where other processes find, or have left, the same objects."""
         self.sanitize = sanitize
         kernels = sorted((CSRC / "cuda").glob("*.cu"))
-        # peak.cu, which the CPU has no twin of, is tested beside main.cpp.
-        tests = [OPS / f"test_{kernel.stem}.cpp" for kernel in kernels if kernel.stem != "peak"]
+        stems = {kernel.stem for kernel in kernels} - TESTED_ELSEWHERE
+        tests = [OPS / f"test_{stem}.cpp" for stem in sorted(stems)]
         primitives = sorted(PRIMITIVES.glob("*.cu"))
         for part in ("emulation", "ops", "primitives"):
             (folder / part).mkdir()
         flags = [f"-I{CSRC}"]
-        self.emulation = self.compile(
-            sorted((DRIVER / "emulation").glob("*.cpp")), flags, folder / "emulation"
+        sources = {
+            "emulation": sorted((DRIVER / "emulation").glob("*.cpp")),
+            "ops": [*kernels, *tests, *sorted(DRIVER.glob("*.cpp"))],
+            "primitives": primitives,
+        }
+        self.emulation, self.ops, self.primitives = (
+            self.compile(files, flags, folder / part, shared and shared / part)
+            for part, files in sources.items()
         )
-        self.ops = self.compile(
-            [*kernels, *tests, *sorted(DRIVER.glob("*.cpp"))], flags, folder / "ops"
-        )
-        self.primitives = self.compile(primitives, flags, folder / "primitives")
         self.ops_driver = link([*self.ops, *self.emulation], folder / "ops_driver", sanitize)
         self.primitives_driver = link(
             [*self.primitives, *self.emulation], folder / "primitives_driver", sanitize
         )
 
-    def compile(self, sources: list[Path], flags: list[str], folder: Path) -> list[Path]:
+    def compile(
+        self, sources: list[Path], flags: list[str], folder: Path, shared: Path | None = None
+    ) -> list[Path]:
         # With symbols, so that sanitizers name lines.
-        return compile_objects(sources, [*COMPILE, "-g1", *self.sanitize, *flags], folder)
+        return compile_objects(sources, [*COMPILE, "-g1", *self.sanitize, *flags], folder, shared)
 
     def with_fault_in_csrc(self, fault: OpFault, folder: Path) -> Path:
         csrc = fault.plant(CSRC, folder)
-        source = csrc / "cuda" / f"{fault.op}.cu"
+        source = csrc / "cuda" / f"{fault.unit or fault.op}.cu"
         flags = [f"-I{csrc}"]
+        if fault.unit == "mlp_resident":
+            # Of many kernels but one is at fault: it is not worth the time to compile them well.
+            flags.append("-O0")
         kept = [obj for obj in self.ops if obj.name != f"{source.name}.o"]
         if not source.exists():  # a header's, which has a test of its own; of the dtype alone
             source = DRIVER / f"test_{fault.op}.cpp"
@@ -87,7 +97,8 @@ class Build:
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory) -> Build:
-    return Build(tmp_path_factory.mktemp("cuda_on_cpu"), SANITIZE)
+    shared = folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_objects"
+    return Build(tmp_path_factory.mktemp("cuda_on_cpu"), SANITIZE, shared)
 
 
 def check_op(driver: Path, dtype: str, seed: int, *op: str) -> None:
@@ -129,7 +140,8 @@ def test_a_class_index_out_of_bounds_is_printed_and_traps(build):
 def test_a_planted_fault_is_found(name, build, tmp_path):
     fault = OP_FAULTS[name]
     driver = build.with_fault_in_csrc(fault, tmp_path)
-    done = run(driver, fault.dtype, 1, fault.op)
+    env = {"STOP_AT_FIRST_FAILURE": "1"}
+    done = run(driver, fault.dtype, fault.seed, fault.op, env=env)
     assert done.returncode != 0
     assert fault.says.format(op=fault.op) in done.stdout + done.stderr
 

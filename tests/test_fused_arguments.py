@@ -38,8 +38,7 @@ ARGUMENTS = {
     ),
     "inputs elsewhere": (
         {"inputs": X.to("meta")}, RuntimeError,
-        "inputs: wanted a tensor on cpu (the whole-network step has no kernel for another device), "
-        "got another device",
+        "inputs: wanted device cpu (that of the parameters), got meta",
     ),
     "targets' number": (
         {"targets": Y[:7]}, RuntimeError,

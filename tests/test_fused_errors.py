@@ -220,8 +220,8 @@ LATE = {
     ),
     "meta device": (
         parameter(lambda b: nn.Parameter(b.to("meta"))), NotImplementedError,
-        "1.bias: wanted a parameter on the CPU (the fused step has no kernel for another device), "
-        "got device meta",
+        "1.bias: wanted a parameter on cpu or cuda (the fused step has no kernel for another "
+        "device), got device meta",
     ),
     "subclass": (
         parameter(OwnParameter), TypeError,
@@ -336,6 +336,11 @@ def test_dtypes_without_a_kernel(dtype):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda():
-    with pytest.raises(NotImplementedError, match="wanted a parameter on the CPU"):
-        trainer(MLP(SIZES).cuda())
+@pytest.mark.parametrize("name", ["inputs", "targets", "order"])
+def test_data_on_another_device_than_cuda(name):
+    x, y, order = torch.randn(8, SIZES[0]), torch.zeros(8, dtype=torch.int64), torch.arange(8)
+    given = {"inputs": x.cuda(), "targets": y.cuda(), "order": order.cuda()}
+    given[name] = given[name].cpu()
+    on_cuda = trainer(MLP(SIZES).cuda())
+    text = f"{name}: wanted device cuda:0 (that of the parameters), got cpu"
+    assert_refused(lambda: on_cuda.run(**given, batch_size=4), RuntimeError, text)

@@ -130,11 +130,11 @@ def test_another_view_at_the_same_address(what):
         ([0.0], "of its dtype and shape, torch.float64 [10, 10], got list"),
         (
             torch.zeros(10, 10, dtype=torch.float64).to_sparse(),
-            "dense and on the CPU, got torch.sparse_coo on cpu",
+            "dense and on cpu, got torch.sparse_coo on cpu",
         ),
         (
             torch.zeros(10, 10, dtype=torch.float64, device="meta"),
-            "dense and on the CPU, got torch.strided on meta",
+            "dense and on cpu, got torch.strided on meta",
         ),
     ],
     ids=["list", "sparse", "meta"],

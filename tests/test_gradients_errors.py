@@ -70,7 +70,7 @@ BAD = {
     "half precision": ({"model": lambda: model(torch.bfloat16), "x": randn(5, 3).bfloat16()},
         TypeError, "0.weight: wanted dtype float32 or float64, got torch.bfloat16"),
     "elsewhere": ({"model": lambda: model().to("meta")}, NotImplementedError,
-        "0.weight: wanted a parameter on the CPU (gdext.gradients has no kernel for another "
+        "0.weight: wanted a parameter on cpu (gdext.gradients has no kernel for another "
         "device), got device meta"),
     "no function": ({"loss": "mse"}, TypeError,
         "loss: wanted a function of (output, y), got str"),

@@ -111,3 +111,14 @@ def test_data_is_imported_when_used_and_other_names_are_errors():
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = gdext.nonsense
+
+
+def test_the_compiler_is_not_imported():
+    """It takes longer than the rest of gdext and PyTorch together; torch.compile imports it."""
+    code = """
+import sys, torch
+before = "torch._dynamo" in sys.modules
+import gdext
+sys.exit(("torch._dynamo" in sys.modules) != before)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -29,6 +29,7 @@ struct Matrix {
   int64_t row_stride = 0;
   int64_t col_stride = 0;
 };
+inline Matrix transposed(const Matrix& m) { return {m.data, m.col_stride, m.row_stride}; }
 
 // The numbers are torch.nn._reduction's.
 enum class Reduction : int { none = 0, mean = 1, sum = 2 };

@@ -9,7 +9,7 @@
 //   w[l], b[l] <- the rule of contract/sgd.h
 //
 // dw is never stored: the update is the epilogue of the product. h, dh, dw, db and the updated
-// parameters are rounded to `dtype`, where the layer-by-layer kernels round them.
+// parameters are rounded to `dtype`, where the layer-by-layer kernels round them; on CUDA dz too.
 //
 // Where processes share a batch, dw and db are wanted before the update, and of more samples than
 // are here: then a call takes one step without its update and stores them (MlpParameter::gradient),
@@ -22,6 +22,11 @@
 // The kernel works on a packed copy of the parameters and momenta (`packed`, in an order of its
 // own, acc_t of dtype) and writes them back before it returns, so that a caller between two calls
 // sees all parameters after the same step.
+//
+// On CUDA all that args point to is on the device but for `layers` and `groups`, and a call returns
+// when its steps are in the stream, not when they are done. Samples and classes are out of their
+// ranges where mlp_check says so; nothing else may be called then. Parameters of dtype may be
+// worked on where they lie.
 #pragma once
 #include "contract/common.h"
 
@@ -51,9 +56,14 @@ struct MlpLayer {
 struct MlpGroup {
   double momentum, dampening, weight_decay;
   bool nesterov, maximize;
+  double lr = 0;  // cuda: read where MlpArgs::lr is null
 };
 
 enum class MlpLoss : int { cross_entropy = 0, mse = 1 };
+
+// How the CUDA backend takes its steps: several kernels for each; or one for many, whose blocks, of
+// a cluster or of a whole grid, keep the parameters in their shared memory.
+enum class MlpForm : int { best, layers, cluster, grid };
 
 struct MlpArgs {
   DType dtype;  // of parameters, momenta, inputs (unless bytes), mse targets and class weights
@@ -70,7 +80,7 @@ struct MlpArgs {
   const int64_t* order;  // [samples], each in [0, N); null: 0, 1, 2, ...
   int64_t samples;       // in all steps; steps = ceil(samples / B)
   int64_t B;
-  const double* lr;  // [steps, group_count]; not read where there are gradients
+  const double* lr;  // [steps, group_count]; not read where there are gradients; cuda: may be null
 
   MlpLoss loss;
   Reduction reduction;       // mean or sum
@@ -80,11 +90,15 @@ struct MlpArgs {
   const double* norms;       // [steps] what the sums of losses are divided by; null: as `reduction`
                              // says, for the batch
 
-  int threads;     // at most; the result depends on it, in its last bits
+  int threads;     // cpu: at most; the result depends on it, in its last bits
   void* packed;    // MlpSizes::packed bytes
   void* scratch;   // MlpSizes::scratch bytes
-  double seconds;  // stop after the first step that ends later than this after the call
+  double seconds;  // stop after the first step (cuda: chunk of steps) that ends, or is launched,
+                   // later than this after the call
   double* losses;  // [steps] C of each step, before its update; out
+
+  MlpForm form = MlpForm::best;  // cuda; tests choose another, and the number of blocks
+  int blocks = 0;
 };
 
 struct MlpSizes {
@@ -95,5 +109,22 @@ namespace cpu {
 MlpSizes mlp_sizes(const MlpArgs&);    // reads dtype, layers, groups, B, loss and threads only
 int64_t mlp(const MlpArgs&, Context);  // the number of steps done; throws before it writes anything
 }  // namespace cpu
+
+// The first place in the order where a sample, or the sample's class, is out of its range.
+struct MlpFault {
+  int64_t position;  // MlpArgs::samples: there is none
+  int64_t sample, target;
+  bool of_order;
+};
+
+namespace cuda {
+constexpr int64_t kMlpCheckBytes = 8192;
+MlpSizes mlp_sizes(const MlpArgs&);    // reads what the cpu's does, and group_count
+int64_t mlp(const MlpArgs&, Context);  // the number of steps launched; throws before any of them
+// For N inputs; memory: kMlpCheckBytes on the device. Waits for the stream, unless it is being
+// captured: then a fault stops the kernel when the graph is run. Nothing is to be checked, or
+// waited for, without order and classes.
+MlpFault mlp_check(const MlpArgs&, int64_t N, void* memory, Context);
+}  // namespace cuda
 
 }  // namespace gdext

@@ -1,8 +1,9 @@
 // C[M,N] = sum_k A[m,k] B[n,k] for operands with any strides. Laid out after BLIS (Van Zee, van de
 // Geijn, "BLIS: A Framework for Rapidly Instantiating BLAS Functionality", 2015), except that
 // nothing is packed ahead: each thread takes a rectangle of C and packs what it needs of A, in
-// blocks that stay in its L2 cache, and of B, in panels just before their first use. For few rows B
-// is read where it is, if it can be.
+// blocks that stay in its L2 cache, and of B, in panels just before their first use. Rows of A
+// whose neighbours in k lie side by side are read where they are, and for few rows B too, if it can
+// be.
 //
 // The sum over k is taken in blocks, each from zero, then added to the product so far: the order is
 // the same whatever the panels and threads, so results are reproducible, and the two levels keep
@@ -21,6 +22,9 @@ class Gemm {
   // Up to so many rows B is read where it is; up to such a depth, its packed panels all stay in a
   // cache together.
   static constexpr int64_t kDirectRows = 4 * kRows, kFlatDepth = 64;
+  // Up to such a depth C is all the traffic: it is written in few rows at a time, and B, which
+  // stays in the first cache, read where it is.
+  static constexpr int64_t kThinDepth = 8, kThinRows = 2;
 
  public:
   template <class OA, class OB>
@@ -35,18 +39,21 @@ class Gemm {
     whole.N = N;
     whole.K = K;
     whole.depth = std::max<int64_t>(ceil_div(ceil_div(K, blocks), W), 1) * W;
-    whole.direct = std::is_same_v<typename OB::type, E> && b.stride == 1 && height <= kDirectRows;
+    const bool thin = K <= kThinDepth && height > kDirectRows;
+    whole.direct =
+        std::is_same_v<typename OB::type, E> && b.stride == 1 && (height <= kDirectRows || thin);
     whole.flat = whole.depth <= kFlatDepth;
     // Rows in blocks of equal height, each of equal tiles, rather than a low one at the end.
     const int64_t row_blocks = whole.flat ? 1 : ceil_div(height, kBlockRows);
     const int64_t tiles = ceil_div(ceil_div(height, row_blocks), kRows);
-    whole.tile_rows = ceil_div(ceil_div(height, row_blocks), tiles);
+    whole.tile_rows = thin ? kThinRows : ceil_div(ceil_div(height, row_blocks), tiles);
     whole.block_rows = tiles * whole.tile_rows;
     whole.blocks_kept = row_blocks > 1 ? std::min(blocks, kBlocksKept) : 1;
     whole.keeps_panels = !whole.direct && (whole.flat || row_blocks > 1);
     whole.panels_kept = whole.keeps_panels ? std::min(ceil_div(panels, across), kBlockPanels) : 1;
 
-    const int64_t rows_size = (whole.flat ? whole.tile_rows : whole.block_rows) * whole.depth + W;
+    const int64_t rows_size =
+        reads_rows(a) ? 0 : (whole.flat ? whole.tile_rows : whole.block_rows) * whole.depth + W;
     const int64_t task_size =
         rows_size + whole.blocks_kept * whole.panels_kept * kCols * whole.depth;
     const bool sums_needed = product.c == nullptr && blocks > 1;
@@ -79,7 +86,8 @@ class Gemm {
   };
   // Into how many rectangles C is cut, down its columns and across its rows: as many as there are
   // threads, of the shape that has least to read and pack. Packing columns that have to be
-  // transposed costs about twice as much.
+  // transposed costs about twice as much. For short sums C is what counts, and rows are left whole:
+  // the processor calls for lines beyond the end of a part.
   static Partition partition(int64_t M, int64_t N, int64_t K, bool cheap_columns) {
     const int64_t tasks = std::clamp<int64_t>(M * N * K / kMinTask, 1, thread_count());
     const int64_t most_down = ceil_div(M, kRows),
@@ -88,7 +96,9 @@ class Gemm {
     int64_t least = 0;
     for (int64_t down = 1; down <= std::min(tasks, most_down); ++down) {
       const int64_t across = std::min(tasks / down, most_across);
-      const int64_t packed = across * M + down * N * (cheap_columns ? 1 : 2);
+      const int64_t packed = cheap_columns && K <= kFlatDepth
+                                 ? across
+                                 : across * M + down * N * (cheap_columns ? 1 : 2);
       const int64_t gain = down * across - best.down * best.across;
       if (gain > 0 || (gain == 0 && packed < least)) {
         best = {down, across};
@@ -112,7 +122,6 @@ class Gemm {
   };
   // One block of k, for some panels of a rectangle.
   struct Step {
-    bool chunks;  // how rows of A are packed
     int64_t p_begin, p_end;
     int64_t k, depth;
     int64_t kept;  // the block's place among those kept
@@ -121,6 +130,12 @@ class Gemm {
   struct Panel {
     const E* data;
     int64_t next, step;
+  };
+  // Some rows of A, `row` apart, or in steps of k.
+  struct Rows {
+    const E* data;
+    bool by_rows;
+    int64_t row;
   };
 
   static Step step_at(const Rectangle& r, Step s, int64_t k, int64_t kept) {
@@ -135,7 +150,6 @@ class Gemm {
   template <class OA, class OB>
   static void rectangle(const Rectangle& r, const OA& a, const OB& b, const Product<A>& product) {
     Step s{};
-    s.chunks = Pack<E>::keeps_chunks(a);
     for (s.p_begin = r.p_begin; s.p_begin < r.p_end; s.p_begin = s.p_end) {
       s.p_end = std::min(r.p_end, s.p_begin + kBlockPanels);
       const int64_t pass = r.blocks_kept * r.depth;
@@ -179,8 +193,8 @@ class Gemm {
           const Panel panel = panel_at(r, s, p, b);
           for (int64_t m = m0; m < m1; m += r.tile_rows) {
             const int64_t height = std::min(r.tile_rows, m1 - m);
-            E* const rows = r.rows + (m - m0) * r.depth;
-            if (p == s.p_begin) Pack<E>::rows(a, m, height, s.k, s.depth, rows);
+            const Rows rows =
+                rows_at(r, s, m, height, a, r.rows + (m - m0) * r.depth, p == s.p_begin);
             multiply(r, s, m, height, rows, p, panel, product, ahead);
           }
         }
@@ -197,21 +211,37 @@ class Gemm {
     const int64_t whole = s.last && product.finish ? s.p_begin : std::min(s.p_end, r.N / kCols);
     for (int64_t m = r.m_begin; m < r.m_end; m += r.tile_rows) {
       const int64_t height = std::min(r.tile_rows, r.m_end - m);
-      Pack<E>::rows(a, m, height, s.k, s.depth, r.rows);
+      const Rows rows = rows_at(r, s, m, height, a, r.rows, true);
       int64_t p = s.p_begin;
       const auto multiply_whole = [&](int64_t vectors) {
         const int64_t across = vectors / kMicroVectors, tiles = (whole - p) / across;
         const Panel panel = panel_at(r, s, p, b);
-        Kernels::choose(height, vectors, s.chunks)(
-            tiles, s.depth, r.rows, panel.data, across * panel.next, panel.step,
+        Kernels::choose(height, vectors, rows.by_rows)(
+            tiles, s.depth, rows.data, rows.row, panel.data, across * panel.next, panel.step,
             product.c + m * r.N + p * kCols, r.N, !s.first, nullptr);
         p += tiles * across;
       };
       if (r.direct) multiply_whole(Kernels::wide(static_cast<int>(height)));
       multiply_whole(kMicroVectors);
       for (; p < s.p_end; ++p)
-        multiply(r, s, m, height, r.rows, p, panel_at(r, s, p, b), product, nullptr);
+        multiply(r, s, m, height, rows, p, panel_at(r, s, p, b), product, nullptr);
     }
+  }
+
+  // Whether rows of A are read where they are.
+  template <class OA>
+  static bool reads_rows(const OA& a) {
+    return std::is_same_v<typename OA::type, E> && a.k_stride == 1;
+  }
+  // Rows of A: where they are, or at `room`, packed there if they are not yet.
+  template <class OA>
+  static Rows rows_at(const Rectangle& r, const Step& s, int64_t m, int64_t height, const OA& a,
+                      E* room, bool pack) {
+    if constexpr (std::is_same_v<typename OA::type, E>) {
+      if (reads_rows(a)) return {a.at(m, s.k), true, a.stride};
+    }
+    if (pack) Pack<E>::rows(a, m, height, s.k, s.depth, r.depth, room);
+    return {room, Pack<E>::by_rows(a), r.depth};
   }
 
   static E* packed_panel(const Rectangle& r, const Step& s, int64_t p) {
@@ -236,18 +266,19 @@ class Gemm {
   }
 
   // One tile of C.
-  static void multiply(const Rectangle& r, const Step& s, int64_t m, int64_t height, const E* rows,
-                       int64_t p, const Panel& panel, const Product<A>& product, Ahead* ahead) {
+  static void multiply(const Rectangle& r, const Step& s, int64_t m, int64_t height,
+                       const Rows& rows, int64_t p, const Panel& panel, const Product<A>& product,
+                       Ahead* ahead) {
     const int64_t n = p * kCols, columns = std::min(kCols, r.N - n);
     const int64_t vectors = columns <= W ? 1 : kMicroVectors;
-    const auto kernel = Kernels::choose(height, vectors, s.chunks);
+    const auto kernel = Kernels::choose(height, vectors, rows.by_rows);
     A* const c = product.c + m * r.N + n;
     if (columns == vectors * W && !(s.last && product.finish)) {
-      kernel(1, s.depth, rows, panel.data, 0, panel.step, c, r.N, !s.first, ahead);
+      kernel(1, s.depth, rows.data, rows.row, panel.data, 0, panel.step, c, r.N, !s.first, ahead);
       return;
     }
     alignas(64) A sums[kRows * kCols];
-    kernel(1, s.depth, rows, panel.data, 0, panel.step, sums, kCols, false, ahead);
+    kernel(1, s.depth, rows.data, rows.row, panel.data, 0, panel.step, sums, kCols, false, ahead);
     if (!s.first)
       for (int64_t i = 0; i < height; ++i)
         for (int64_t j = 0; j < columns; ++j)

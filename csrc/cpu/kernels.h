@@ -21,6 +21,7 @@
 #endif
 
 #include "common/activation.h"
+#include "common/arena.h"
 #include "common/dtype.h"
 #include "common/sgd_rule.h"
 #include "contract/cross_entropy.h"

@@ -214,7 +214,7 @@ class MlpRun {
           transpose_gradient(dz, B, panels, part.dzt);
           input_gradient(w, part.dzt, B, layer.I, layer.rows, layer.O, columns, panels, dx);
         }
-        weight_gradient(in, dz, columns, panels, update);
+        weight_gradient(in, dz, columns, panels, part.dw_sums, update);
       }
       if (in.rows && update.moves_without_gradient())
         in.for_each_other_row(rows, [&](int64_t row) {

@@ -161,40 +161,68 @@ void forward_product(const Input<A>& in, const A* w, int64_t I, Range samples, R
   }
 }
 
-// dw[p][row(k)][:] = sum_b x[b,k] dz[p][b][:] for k in `columns`, handed row by row to
-// update(p, row, sums), sums one Panel of vectors. Long batches are taken in blocks, of which the
-// panel of x and that of dz stay in the first-level cache for the tiles of a panel of x. The rows
-// to be updated come from the second-level cache: a long sum calls for its own before it begins, a
-// short one for those of the next.
+// A batch of more than kMediumBatch samples has some panels of dz meet a panel of x together, and
+// one of more than kLongBatch is taken in blocks of that many: what is in use then stays in the
+// second-level cache.
+constexpr int64_t kMediumBatch = 256, kLongBatch = 512, kPanelsAtOnce = 8;
+
+// The terms of `samples` for the columns k of x, which lie within a panel, and panel p of dz, added
+// to `sums`, [k][P], or with the batch's last handed to `update`; `end`: of all columns.
 template <class A, class Update>
-void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panels,
-                     const Update& update) {
+void weight_gradient_block(const Input<A>& in, const A* dz, Range k, int64_t p, Range samples,
+                           A* sums, int64_t end, const Update& update) {
   constexpr int P = Panel<A>::width;
   constexpr int64_t kSamples = 128, kShort = 16;
-  alignas(64) A sums[P * P];
-  for (int64_t p = panels.begin; p < panels.end; ++p) {
-    for (int64_t k = columns.begin, end; k < columns.end; k = end) {
-      end = std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
-      for (int64_t b = 0; b < in.B; b += kSamples) {
-        const int64_t depth = std::min(kSamples, in.B - b);
-        const A* const panel[1] = {dz + (p * in.B + b) * P};
-        const bool last = b + depth == in.B;
-        for_each_tile<std::min(kMicroRows, P)>(k, end, [&](int64_t k0, auto rows) {
-          if (last) {
-            const int64_t from = depth > kShort ? k0 : k0 + rows.value;
+  for (int64_t b = samples.begin; b < samples.end; b += kSamples) {
+    const int64_t depth = std::min(kSamples, samples.end - b);
+    const A* const panel[1] = {dz + (p * in.B + b) * P};
+    const bool last = b + depth == in.B;
+    for_each_tile<std::min(kMicroRows, P)>(k.begin, k.end, [&](int64_t k0, auto rows) {
+      if (last) {
+        const int64_t from = depth > kShort ? k0 : k0 + rows.value;
 #pragma GCC unroll 16
-            for (int r = 0; r < rows.value; ++r)
-              if (from + r < columns.end) update.prefetch(p, in.row(from + r));
-          }
-          Tile<A, rows.value, 1> tile;
-          tile.template multiply<false>(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel,
-                                        nullptr);
-          A* const to[1] = {sums + (k0 - k) * P};
-          if (!last) return tile.store(to, b > 0);
-          if (b > 0) tile.add(to);
+        for (int r = 0; r < rows.value; ++r)
+          if (from + r < end) update.prefetch(p, in.row(from + r));
+      }
+      Tile<A, rows.value, 1> tile;
+      tile.template multiply<false>(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel,
+                                    nullptr);
+      A* const to[1] = {sums + (k0 - k.begin) * P};
+      if (!last) return tile.store(to, b > 0);
+      if (b > 0) tile.add(to);
 #pragma GCC unroll 16
-          for (int r = 0; r < rows.value; ++r) update(p, in.row(k0 + r), tile.sum[r]);
-        });
+      for (int r = 0; r < rows.value; ++r) update(p, in.row(k0 + r), tile.sum[r]);
+    });
+  }
+}
+
+// The sums that weight_gradient keeps from one block of samples to the next.
+inline int64_t weight_gradient_sums(int64_t B, int64_t I, int64_t panels, int64_t width) {
+  return B > kLongBatch ? std::min(panels, kPanelsAtOnce) * I * width : 0;
+}
+
+// dw[p][row(k)][:] = sum_b x[b,k] dz[p][b][:] for k in `columns`, handed row by row to
+// update(p, row, sums), sums one Panel of vectors. Of a panel of x and one of dz, so many samples
+// are taken at once that they stay in the first-level cache for the tiles of the panel of x. The
+// rows to be updated come from the second-level cache: a long sum calls for its own before it
+// begins, a short one for those of the next. `room`: weight_gradient_sums.
+template <class A, class Update>
+void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panels, A* room,
+                     const Update& update) {
+  constexpr int P = Panel<A>::width;
+  const int64_t at_once = in.B > kMediumBatch ? kPanelsAtOnce : 1;
+  for (int64_t first = panels.begin; first < panels.end; first += at_once) {
+    const Range some = {first, std::min(panels.end, first + at_once)};
+    for (int64_t b = 0; b < in.B; b += kLongBatch) {
+      const Range samples = {b, std::min(in.B, b + kLongBatch)};
+      for (int64_t k = columns.begin, end; k < columns.end; k = end) {
+        end = std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
+        for (int64_t p = some.begin; p < some.end; ++p) {
+          alignas(64) A sums[P * P];
+          A* const kept = room + ((p - some.begin) * columns.size() + k - columns.begin) * P;
+          weight_gradient_block(in, dz, {k, end}, p, samples, in.B > kLongBatch ? kept : sums,
+                                columns.end, update);
+        }
       }
     }
   }

@@ -1,23 +1,6 @@
 // What the whole-network step keeps in its two buffers, `packed` and `scratch`, and the way of the
 // parameters into the first and out of it.
 
-// Hands out aligned pieces of a buffer; with base null it only counts.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
-  template <class E>
-  E* take(int64_t count) {
-    char* piece = base_ ? base_ + used_ : nullptr;
-    used_ += (count * static_cast<int64_t>(sizeof(E)) + 63) / 64 * 64;
-    return reinterpret_cast<E*>(piece);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
 // values[i] rounded to T and back.
 template <class T>
 void round_row(acc_t<T>* values, int64_t n) {
@@ -62,6 +45,7 @@ struct MlpState {
     uint8_t *seen, *seen_by_all;     // [widest I]
     int64_t* order;                  // [B]
     A* dzt;                          // [B/P][O][P] of the widest share of a layer
+    A* dw_sums;                      // weight_gradient_sums
     A* dy;                           // [widest share of units/P][kSmallBatch][P]
     A *row, *saved, *probabilities;  // [O of the last layer, whole panels]
     A* last_dz;                      // [O/P of the last layer][kSmallBatch][P]
@@ -135,7 +119,7 @@ struct MlpState {
       }
     }
     const int64_t first_panels = Panel<A>::count(layers[0].I), sample_panels = Panel<A>::count(B);
-    gathers_alone = B <= kSmallBatch || parts <= 2;
+    gathers_alone = B <= kSmallBatch || (parts <= 2 && B <= kLongBatch);
     for (A*& buffer : x) buffer = work.take<A>(gathers_alone ? 0 : first_panels * B * P);
     dx_stride_ = widest_dx * P * std::max(small, B > kSmallBatch ? sample_panels * P : 0);
     dx_ = work.take<A>(parts * dx_stride_);
@@ -158,6 +142,7 @@ struct MlpState {
       own.seen_by_all = work.take<uint8_t>(widest_in);
       own.order = work.take<int64_t>(args.order ? 0 : B);
       own.dzt = work.take<A>(B > kSmallBatch ? sample_panels * widest_share * P * P : 0);
+      own.dw_sums = work.take<A>(weight_gradient_sums(B, widest_in, widest_own, P));
       own.dy = work.take<A>(widest_own * small * P);
       for (A** row : {&own.row, &own.saved, &own.probabilities})
         *row = work.take<A>(last.panels * P);

@@ -106,18 +106,19 @@ struct Pack {
     }
   }
 
-  // R rows of A. Where neighbours in k lie side by side, they stay so, in chunks of a vector:
-  // to[(k / W * R + r) * W + k % W]; elsewhere to[k * R + r]. `to` has room for a vector more.
+  // R rows of A: one after the other, `row` apart, where neighbours in k lie side by side; else in
+  // steps of k, to[k * R + r]. `row` is a multiple of the width; `to` has room for a vector more.
   template <class T>
-  static bool keeps_chunks(const Operand<T>& from) {
-    return from.k_stride == 1 && W > 1;
+  static bool by_rows(const Operand<T>& from) {
+    return from.k_stride == 1;
   }
   template <class T>
-  static void rows(const Operand<T>& from, int64_t i0, int R, int64_t k0, int64_t depth, A* to) {
-    if (keeps_chunks(from)) {
-      for (int64_t k = 0; k < depth; k += W)
-        for (int r = 0; r < R; ++r, to += W)
-          V::store(to, widen_some(from.at(i0 + r, k0 + k), depth - k));
+  static void rows(const Operand<T>& from, int64_t i0, int R, int64_t k0, int64_t depth,
+                   int64_t row, A* to) {
+    if (by_rows(from)) {
+      for (int r = 0; r < R; ++r)
+        for (int64_t k = 0; k < depth; k += W)
+          V::store(to + r * row + k, widen_some(from.at(i0 + r, k0 + k), depth - k));
     } else if (from.stride == 1) {
       for (int64_t k = 0; k < depth; ++k, to += R)
         for (int r = 0; r < R; r += W) V::store(to + r, widen_some(from.at(i0 + r, k0 + k), R - r));

@@ -56,12 +56,13 @@ struct Pack<uint32_t> {
     }
   }
 
-  static bool keeps_chunks(const PairOperand& from) { return from.k_stride == 1; }
+  static bool by_rows(const PairOperand& from) { return from.k_stride == 1; }
   static void rows(const PairOperand& from, int64_t i0, int R, int64_t k0, int64_t depth,
-                   uint32_t* to) {
-    if (keeps_chunks(from)) {
-      for (int64_t k = 0; k < depth; k += W)
-        for (int r = 0; r < R; ++r, to += W) V::store(to, from.along_k(i0 + r, k0 + k));
+                   int64_t row, uint32_t* to) {
+    if (by_rows(from)) {
+      for (int r = 0; r < R; ++r)
+        for (int64_t k = 0; k < depth; k += W)
+          V::store(to + r * row + k, from.along_k(i0 + r, k0 + k));
     } else if (from.stride == 1) {
       for (int64_t k = 0; k < depth; ++k, to += R) V::store(to, from.across(i0, k0 + k, R));
     } else {

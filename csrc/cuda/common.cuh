@@ -72,45 +72,75 @@ struct LaunchShape {
   bool cooperative = false;   // all blocks run at the same time, and may wait for each other
 };
 
-// Launches kernel(args...); nothing where there are no blocks, which CUDA refuses. Throws
-// std::runtime_error, with `name`, where CUDA reports an error.
-template <class... Parameters, class... Args>
-void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
-            Context context, Args&&... args) {
-  // More needs the kernel's consent: dynamic shared memory, and blocks in a cluster.
+// A shape as the runtime takes it; it points into itself.
+struct LaunchConfig {
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attributes[2];
+
+  LaunchConfig(const LaunchShape& shape, Context context) {
+    config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = shape.dynamic_shared;
+    config.stream = static_cast<cudaStream_t>(context.stream);
+    config.attrs = attributes;
+    if (shape.cluster > 1) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+      attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    }
+    if (shape.cooperative) {
+      cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+    }
+  }
+  LaunchConfig(const LaunchConfig&) = delete;
+  LaunchConfig& operator=(const LaunchConfig&) = delete;
+};
+
+// Asks for the kernel's consent, where it is needed: more dynamic shared memory than every kernel
+// has, more blocks in a cluster than every device has.
+template <class... Parameters>
+cudaError_t allow_shape(void (*kernel)(Parameters...), const LaunchShape& shape) {
   constexpr size_t kShared = 48 * 1024;
   constexpr int kPortableCluster = 8;
-  if (shape.blocks == 0) return;
-  if (shape.blocks > std::numeric_limits<int32_t>::max())
-    throw std::runtime_error(std::string("gdext: CUDA kernel ") + name +
-                             ": wanted at most 2^31 - 1 blocks, the tensors need " +
-                             std::to_string(shape.blocks));
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-  config.dynamicSmemBytes = shape.dynamic_shared;
-  config.stream = static_cast<cudaStream_t>(context.stream);
-  cudaLaunchAttribute attributes[2];
-  config.attrs = attributes;
-  if (shape.cluster > 1) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-  }
-  if (shape.cooperative) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
-  }
   cudaError_t error = cudaSuccess;
   if (shape.dynamic_shared > kShared)
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shape.dynamic_shared));
   if (error == cudaSuccess && shape.cluster > kPortableCluster)
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  return error;
+}
+
+// How many clusters of this shape the device runs at the same time; 0 also where it has none.
+template <class... Parameters>
+int clusters_at_once(void (*kernel)(Parameters...), const LaunchShape& shape) {
+  const LaunchConfig launch(shape, {});
+  int clusters = 0;
+  cudaError_t error = allow_shape(kernel, shape);
   if (error == cudaSuccess)
-    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(args)...);
+    error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &launch.config);
+  if (error == cudaSuccess) return clusters;
+  cudaGetLastError();
+  return 0;
+}
+
+// Launches kernel(args...); nothing where there are no blocks, which CUDA refuses. Throws
+// std::runtime_error, with `name`, where CUDA reports an error.
+template <class... Parameters, class... Args>
+void launch(const char* name, void (*kernel)(Parameters...), const LaunchShape& shape,
+            Context context, Args&&... args) {
+  if (shape.blocks == 0) return;
+  if (shape.blocks > std::numeric_limits<int32_t>::max())
+    throw std::runtime_error(std::string("gdext: CUDA kernel ") + name +
+                             ": wanted at most 2^31 - 1 blocks, the tensors need " +
+                             std::to_string(shape.blocks));
+  const LaunchConfig launch(shape, context);
+  cudaError_t error = allow_shape(kernel, shape);
+  if (error == cudaSuccess)
+    error = cudaLaunchKernelEx(&launch.config, kernel, static_cast<Parameters>(args)...);
   if (error == cudaSuccess) return;
   cudaGetLastError();  // forgets it: whoever asks next is not told of it again
   throw_launch_error(name, error);

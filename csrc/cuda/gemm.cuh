@@ -1,14 +1,13 @@
 // gemm: C[m,n] = sum_k A[m,k] B[k,n], over operands of any strides, with a fused epilogue: a choice
-// of kernels, by type, device and shape.
+// of kernels, by type, device and shape. The first of these that there is:
 //
-// | elements | kernel                                     | where |
-// |----------|--------------------------------------------|-----------------------------------------|
-// | all      | one operand read once (gemm_skinny.cuh)     | M or N of at most 16 | | 16 bits  |
-// tensor cores, sums in float32              | sm_80 and newer | | float32  | tensor cores on
-// operands rounded to tf32   | the same, if context.tf32               | | float32  | tensor cores
-// on operands split in two tf32 | sm_80 and sm_90, large products         | | float64 | tensor
-// cores                               | sm_80, sm_90 and sm_100                 | | all | plain
-// multiply-adds                        | otherwise                               |
+//   all       an operand read once, gemm_skinny.cuh        M or N of at most 16
+//   16 bits   tensor cores, gemm_wgmma.cuh                 sm_90 (compiled for 9.0a), many tiles
+//   16 bits   tensor cores, gemm_mma.cuh                   sm_80 and newer
+//   float32   the same, operands rounded to tf32           sm_80 and newer, if context.tf32
+//   float32   the same, operands split in two tf32         sm_80 and sm_90, many tiles
+//   float64   the same                                     sm_80, sm_90, sm_100
+//   all       plain multiply-adds, gemm_plain.cuh          always
 //
 // Consumer parts (8.6, 8.9, 12.0) do a third of their plain multiply-adds in split tf32, and have
 // no float64 tensor cores to speak of.

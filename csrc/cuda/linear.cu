@@ -1,25 +1,11 @@
 // linear on CUDA (contract/linear.h).
 #include "contract/linear.h"
-#include "cuda/formulas.cuh"
+#include "cuda/activations.cuh"
 #include "cuda/gemm.cuh"
 
 namespace gdext::cuda {
 namespace {
 
-// The run-time switch is the same for every thread, so it costs no divergence.
-template <class A>
-__device__ A activate(Activation activation, A z) {
-  A y = z;
-  with_activation(activation, [&](auto tag) { y = cuda::activate<decltype(tag)::value>(z); });
-  return y;
-}
-template <class A>
-__device__ A activation_backward(Activation activation, A dy, A s) {
-  A dz = A(0);
-  with_activation(activation,
-                  [&](auto tag) { dz = cuda::activation_backward<decltype(tag)::value>(dy, s); });
-  return dz;
-}
 template <class A>
 __device__ A activation_gz(Activation activation, A q, A dy, A s) {
   A gz = A(0);
@@ -51,8 +37,6 @@ struct Store {
 
   __device__ void operator()(int64_t m, int64_t n, acc_t<T> sum) const { c[m * N + n] = T(sum); }
 };
-
-Matrix transposed(Matrix a) { return {a.data, a.col_stride, a.row_stride}; }
 
 // dz = dy f'(s). A block makes a tile of kWarp rows and columns, a warp every kWarps-th row of it.
 template <class T>
@@ -124,13 +108,13 @@ template <class T>
 void multiply_dz(const LinearBackwardArgs& args, Matrix dz, Context context) {
   if (args.dx)
     gemm<T, T, Product::dx>("linear_backward dx", dz, args.w, args.B, args.I, args.O,
-                             Store<T>{static_cast<T*>(args.dx), args.I}, context);
+                            Store<T>{static_cast<T*>(args.dx), args.I}, context);
   if (args.dw)
     gemm<T, T, Product::dw>("linear_backward dw", transposed(dz), args.x, args.O, args.I, args.B,
-                             Store<T>{static_cast<T*>(args.dw), args.I}, context);
+                            Store<T>{static_cast<T*>(args.dw), args.I}, context);
   if (args.db)
-    launch("linear_backward db", db_kernel<T>, ceil_div(args.O, kWarp), kSumThreads, context,
-           dz, static_cast<T*>(args.db), args.B, args.O);
+    launch("linear_backward db", db_kernel<T>, ceil_div(args.O, kWarp), kSumThreads, context, dz,
+           static_cast<T*>(args.db), args.B, args.O);
 }
 
 }  // namespace

@@ -82,14 +82,18 @@ DType check_floating(const Tensor& t, const char* name) {
   }
 }
 
+void check_device(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
+  GDEXT_CHECK(t.is_cpu() == like.is_cpu() && t.get_device_index() == like.get_device_index(), name,
+              ": wanted device ", show_device(like), " (that of ", like_name, "), got ",
+              show_device(t));
+}
+
 void check_like(const Tensor& t, const char* name, const Tensor& like, const char* like_name) {
   check_dense(t, name);
   GDEXT_CHECK(t.scalar_type() == like.scalar_type(), name, ": wanted dtype ",
               show_dtype(like.scalar_type()), " (that of ", like_name, "), got ",
               show_dtype(t.scalar_type()));
-  GDEXT_CHECK(t.is_cpu() == like.is_cpu() && t.get_device_index() == like.get_device_index(), name,
-              ": wanted device ", show_device(like), " (that of ", like_name, "), got ",
-              show_device(t));
+  check_device(t, name, like, like_name);
 }
 
 void check_shape(const Tensor& t, const char* name, Sizes wanted, const char* why) {

@@ -42,6 +42,8 @@ const char* show_dtype(ScalarType dtype);    // "float32"
 
 // A dense tensor of a dtype that gdext has kernels for; its DType.
 DType check_floating(const Tensor& t, const char* name);
+// `t` has the device of `like`.
+void check_device(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
 // `t` is dense and has the dtype and device of `like`.
 void check_like(const Tensor& t, const char* name, const Tensor& like, const char* like_name);
 void check_shape(const Tensor& t, const char* name, Sizes wanted, const char* why);

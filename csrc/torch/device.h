@@ -23,8 +23,24 @@ inline bool torch_has_cuda() {
 #endif
 }
 
-// Whether PyTorch's settings let products of float32 on CUDA round their operands to tf32 (tf32.cpp).
+// Whether PyTorch's settings let products of float32 on CUDA round their operands to tf32
+// (tf32.cpp).
 bool allows_tf32();
+
+#if GDEXT_CUDA
+// f(context) on the device of the tensor `like`, and on PyTorch's current stream of it.
+template <class F>
+auto with_cuda(const Tensor& like, const F& f) {
+  GDEXT_CHECK(torch_has_cuda(), "gdext: this PyTorch is a CPU-only build, yet a tensor is on ",
+              show_device(like));
+  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
+  Context context;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_get_current_cuda_stream(like.get_device_index(), &context.stream));
+  context.tf32 = allows_tf32();
+  return f(context);
+}
+#endif
 
 template <class Args>
 using Kernel = void (*)(const Args&, Context);
@@ -37,14 +53,7 @@ void run(const Tensor& like, const Args& args, Kernel<Args> on_cpu,
     return;
   }
 #if GDEXT_CUDA
-  GDEXT_CHECK(torch_has_cuda(), "gdext: this PyTorch is a CPU-only build, yet a tensor is on ",
-              show_device(like));
-  const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());
-  Context context;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(like.get_device_index(), &context.stream));
-  context.tf32 = allows_tf32();
-  on_cuda(args, context);
+  with_cuda(like, [&](Context context) { on_cuda(args, context); });
 #endif
 }
 

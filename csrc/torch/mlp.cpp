@@ -1,10 +1,9 @@
 // contract/mlp.h for tensors.
-#include "contract/mlp.h"
-
 #include <algorithm>
 #include <cmath>
 
-#include "torch/meta.h"
+#include "torch/device.h"
+#include "torch/mlp_network.h"
 #include "torch/ops.h"
 
 namespace gdext {
@@ -15,116 +14,16 @@ namespace {
 // checks them all): a run of any length comes back in time and checks each sample twice at most.
 constexpr int64_t kSamplesPerCall = 1 << 20;
 
-constexpr size_t kOptions = 6;  // of a group: MlpGroup's, and lr
-
-void check_on_cpu(const Tensor& t, const char* name) {
-  GDEXT_CHECK(t.is_cpu(), name, ": wanted a tensor on cpu (the whole-network step has no kernel ",
-              "for another device), got ", show_device(t));
-}
-
-void check_kind(const Tensor& t, const char* name, ScalarType dtype) {
-  check_on_cpu(t, name);
+// `t` has this dtype and, as all that a step works on, the device of the parameters.
+void check_kind(const Tensor& t, const char* name, ScalarType dtype, const Tensor& param) {
+  check_device(t, name, param, "the parameters");
   GDEXT_CHECK(t.scalar_type() == dtype, name, ": wanted dtype ", show_dtype(dtype), ", got ",
               show_dtype(t.scalar_type()));
 }
 
-// The layers and parameter groups, checked against one another.
-class Network {
- public:
-  std::vector<MlpLayer> layers;
-  std::vector<MlpGroup> groups;
-  std::vector<double> lr;  // of each group
-  DType dtype;
-
-  Network(const TensorList& params, const TensorList& momentum_buffers,
-          const std::vector<bool>& first, const std::vector<bool>& biases,
-          const std::vector<int64_t>& activations, const std::vector<int64_t>& group_of,
-          const std::vector<double>& options)
-      : params_(params), buffers_(momentum_buffers), first_(first), group_of_(group_of) {
-    const size_t L = biases.size();
-    GDEXT_CHECK_VALUE(L > 0, "biases: wanted one for each layer, got none");
-    const size_t count = L + static_cast<size_t>(std::count(biases.begin(), biases.end(), true));
-    check_length("params", params.size(), count, "one for each weight and bias");
-    check_length("activations", activations.size(), L, "one for each layer");
-    check_length("groups", group_of.size(), count, "one for each of params");
-    check_length("first", first.size(), buffers_.size(), "one for each of momentum_buffers");
-    GDEXT_CHECK_VALUE(!options.empty() && options.size() % kOptions == 0, "options: wanted ",
-                      kOptions, " numbers for each group, got ", options.size());
-    for (size_t i = 0; i < options.size(); i += kOptions) {
-      groups.push_back(
-          {options[i], options[i + 1], options[i + 2], options[i + 3] != 0, options[i + 4] != 0});
-      lr.push_back(options[i + 5]);
-    }
-    dtype = check_floating(params.tensor(0), "params[0]");
-    check_on_cpu(params.tensor(0), "params[0]");
-    const Meta kind(params[0]);
-    for (size_t l = 0; l < L; ++l) {
-      MlpLayer layer{};
-      layer.activation = check_activation(activations[l]);
-      const Meta w(params[next_]);
-      GDEXT_CHECK(w.sizes.size() == 2 && w.numel > 0 && (l == 0 || w.sizes[1] == layers.back().O),
-                  at("params", next_), ": wanted shape [out_features, ",
-                  l ? std::to_string(layers.back().O) : "in_features", "], no size of 0, got ",
-                  show(w.sizes));
-      layer.O = w.sizes[0];
-      layer.I = w.sizes[1];
-      layer.w = next_parameter(w, kind);
-      if (biases[l]) {
-        const Meta b(params[next_]);
-        GDEXT_CHECK(b.sizes.size() == 1 && b.numel == layer.O, at("params", next_),
-                    ": wanted shape [", layer.O, "] (out_features of its weight), got ",
-                    show(b.sizes));
-        layer.b = next_parameter(b, kind);
-      }
-      layers.push_back(layer);
-    }
-    check_length("momentum_buffers", buffers_.size(), next_buffer_,
-                 "those of groups with momentum");
-  }
-
- private:
-  const TensorList& params_;
-  const TensorList& buffers_;
-  const std::vector<bool>& first_;
-  const std::vector<int64_t>& group_of_;
-  size_t next_ = 0, next_buffer_ = 0;
-
-  MlpParameter next_parameter(const Meta& p, const Meta& kind) {
-    const size_t i = next_++;
-    if (!p.is_kind_of(kind)) {
-      check_like(params_.tensor(i), at("params", i).c_str(), params_.tensor(0), "params[0]");
-    }
-    const int64_t group = group_of_[i];
-    GDEXT_CHECK_VALUE(group >= 0 && group < static_cast<int64_t>(groups.size()), at("groups", i),
-                      ": wanted a number from 0 to ", groups.size() - 1, ", got ", group);
-    MlpParameter result;
-    result.data = p.written();
-    result.row_stride = p.strides[0];
-    result.col_stride = p.strides.size() == 2 ? p.strides[1] : 1;
-    result.group = static_cast<int>(group);
-    if (groups[group].momentum != 0) {
-      const size_t j = next_buffer_++;
-      GDEXT_CHECK_VALUE(j < buffers_.size(), "momentum_buffers: wanted one for each parameter ",
-                        "whose group has momentum, got ", buffers_.size());
-      const Meta m(buffers_[j]);
-      if (!m.is_kind_of(kind)) {
-        check_like(buffers_.tensor(j), at("momentum_buffers", j).c_str(), params_.tensor(0),
-                   "params[0]");
-      }
-      GDEXT_CHECK(m.has_shape_of(p), at("momentum_buffers", j), ": wanted shape ", show(p.sizes),
-                  " (that of params[", i, "]), got ", show(m.sizes));
-      result.momentum = m.written();
-      result.momentum_row_stride = m.strides[0];
-      result.momentum_col_stride = m.strides.size() == 2 ? m.strides[1] : 1;
-      result.first = first_[j];
-    }
-    return result;
-  }
-};
-
 // Inputs as rows; a copy takes their place where a row is not contiguous.
 void set_inputs(MlpArgs& args, Tensor& inputs, const Tensor& param) {
-  check_on_cpu(inputs, "inputs");
+  check_device(inputs, "inputs", param, "the parameters");
   args.input_bytes = inputs.scalar_type() == ScalarType::Byte;
   if (!args.input_bytes) check_like(inputs, "inputs", param, "the parameters; or uint8");
   const int64_t I = args.layers[0].I;
@@ -140,7 +39,7 @@ void set_targets(MlpArgs& args, Tensor& targets, const Tensor& param, int64_t N)
     check_like(targets, "targets", param, "the parameters");
     check_shape(targets, "targets", {N, args.layers[args.L - 1].O}, "one row for each input");
   } else {
-    check_kind(targets, "targets", ScalarType::Long);
+    check_kind(targets, "targets", ScalarType::Long, param);
     check_shape(targets, "targets", {N}, "one class index for each input");
   }
   targets = as_contiguous(targets);
@@ -163,6 +62,16 @@ void set_loss(MlpArgs& args, OptionalTensor& class_weight, const Tensor& param) 
   args.class_weight = data(*class_weight);
 }
 
+[[noreturn]] void refuse(const MlpArgs& args, int64_t N, const MlpFault& fault) {
+  if (fault.of_order) {
+    throw std::out_of_range(message("order: wanted samples from 0 to ", N - 1, ", got ",
+                                    fault.sample, " at position ", fault.position));
+  }
+  throw std::out_of_range(message(
+      "targets: wanted a class from 0 to ", args.layers[args.L - 1].O - 1, " or ignore_index ",
+      args.ignore_index, ", got ", fault.target, " at position ", fault.sample));
+}
+
 // Samples [begin, end) of the order are among the N inputs, and their classes among the C outputs.
 void check_samples(const MlpArgs& args, int64_t begin, int64_t end, int64_t N) {
   const int64_t C = args.layers[args.L - 1].O;
@@ -170,24 +79,41 @@ void check_samples(const MlpArgs& args, int64_t begin, int64_t end, int64_t N) {
       args.loss == MlpLoss::cross_entropy ? static_cast<const int64_t*>(args.targets) : nullptr;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t n = args.order ? args.order[i] : i;
-    if (n < 0 || n >= N) {
-      throw std::out_of_range(
-          message("order: wanted samples from 0 to ", N - 1, ", got ", n, " at position ", i));
-    }
+    if (n < 0 || n >= N) refuse(args, N, {i, n, 0, true});
     if (!classes) continue;
     const int64_t t = classes[n];
-    if ((t < 0 || t >= C) && t != args.ignore_index) {
-      throw std::out_of_range(message("targets: wanted a class from 0 to ", C - 1,
-                                      " or ignore_index ", args.ignore_index, ", got ", t,
-                                      " at position ", n));
-    }
+    if ((t < 0 || t >= C) && t != args.ignore_index) refuse(args, N, {i, n, t, false});
   }
 }
 
+// The kernels of the parameters' device.
+#if GDEXT_CUDA
+MlpSizes sizes_of(const MlpArgs& args, const Tensor& param) {
+  if (param.is_cpu()) return cpu::mlp_sizes(args);
+  return with_cuda(param, [&](Context) { return cuda::mlp_sizes(args); });
+}
+int64_t run_steps(const MlpArgs& args, const Tensor& param) {
+  if (param.is_cpu()) return cpu::mlp(args, {});
+  return with_cuda(param, [&](Context context) { return cuda::mlp(args, context); });
+}
+void check_samples_on_cuda(const MlpArgs& args, int64_t N, const Tensor& param) {
+  const Tensor memory = empty({cuda::kMlpCheckBytes}, ScalarType::Byte, param);
+  const MlpFault fault = with_cuda(param, [&](Context context) {
+    return cuda::mlp_check(args, N, memory.mutable_data_ptr(), context);
+  });
+  if (fault.position < args.samples) refuse(args, N, fault);
+}
+#else
+MlpSizes sizes_of(const MlpArgs& args, const Tensor&) { return cpu::mlp_sizes(args); }
+int64_t run_steps(const MlpArgs& args, const Tensor&) { return cpu::mlp(args, {}); }
+void check_samples_on_cuda(const MlpArgs&, int64_t, const Tensor&) {}
+#endif
+
 // The places of the parameters' gradients in the one buffer of all.
-void set_gradients(std::vector<MlpLayer>& layers, const Tensor& gradient, DType dtype) {
+void set_gradients(std::vector<MlpLayer>& layers, const Tensor& gradient, DType dtype,
+                   const Tensor& param) {
   const bool wide = dtype == DType::f64;
-  check_kind(gradient, "gradient", wide ? ScalarType::Double : ScalarType::Float);
+  check_kind(gradient, "gradient", wide ? ScalarType::Double : ScalarType::Float, param);
   int64_t count = 0;
   for (const MlpLayer& layer : layers) count += layer.O * (layer.I + (layer.b.data ? 1 : 0));
   check_shape(gradient, "gradient", {count}, "one element for each of the parameters'");
@@ -216,7 +142,7 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              OptionalTensor class_weight, int64_t ignore_index, double label_smoothing,
              Tensor workspace, Tensor losses, Tensor done, double seconds,
              const OptionalTensor& gradient, const OptionalTensor& norms) {
-  Network network(params, momentum_buffers, first, biases, activations, groups, options);
+  MlpNetwork network(params, momentum_buffers, first, biases, activations, groups, options);
   MlpArgs args{};
   args.dtype = network.dtype;
   args.layers = network.layers.data();
@@ -228,6 +154,12 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   args.ignore_index = ignore_index;
   args.label_smoothing = label_smoothing;
   const Tensor param = params.tensor(0);
+#if !GDEXT_CUDA
+  GDEXT_CHECK(param.is_cpu(),
+              "gdext was built without CUDA: build it again with GDEXT_CUDA=1 to "
+              "compute on ",
+              show_device(param));
+#endif
   set_loss(args, class_weight, param);
   set_inputs(args, inputs, param);
   args.input_scale = input_scale;
@@ -237,7 +169,7 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
 
   args.samples = N;
   if (order) {
-    check_kind(*order, "order", ScalarType::Long);
+    check_kind(*order, "order", ScalarType::Long, param);
     GDEXT_CHECK(order->dim() == 1 && order->is_contiguous(),
                 "order: wanted a contiguous tensor of shape [samples], got shape ",
                 show(order->sizes()));
@@ -250,20 +182,22 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   args.B = batch_size;
   const int64_t steps = (args.samples + args.B - 1) / args.B;
 
-  if (gradient) set_gradients(network.layers, *gradient, args.dtype);
+  if (gradient) set_gradients(network.layers, *gradient, args.dtype, param);
   if (norms) {
-    check_kind(*norms, "norms", ScalarType::Double);
+    check_kind(*norms, "norms", ScalarType::Double, param);
     check_shape(*norms, "norms", {steps}, "steps");
     GDEXT_CHECK(norms->is_contiguous(), "norms: wanted a contiguous tensor");
   }
   if (lr) {
-    check_kind(*lr, "lr", ScalarType::Double);
+    check_kind(*lr, "lr", ScalarType::Double, param);
     check_shape(*lr, "lr", {steps, args.group_count}, "steps, groups");
     GDEXT_CHECK(lr->is_contiguous(), "lr: wanted a contiguous tensor");
   }
-  check_kind(losses, "losses", ScalarType::Double);
-  check_kind(done, "done", ScalarType::Long);
-  check_kind(workspace, "workspace", ScalarType::Byte);
+  check_kind(losses, "losses", ScalarType::Double, param);
+  GDEXT_CHECK(done.is_cpu() && done.scalar_type() == ScalarType::Long,
+              "done: wanted an int64 tensor on cpu, got ", show_dtype(done.scalar_type()), " on ",
+              show_device(done));
+  check_kind(workspace, "workspace", ScalarType::Byte, param);
   GDEXT_CHECK(losses.numel() == steps && done.numel() == 1, "losses, done: wanted ", steps,
               " and 1 elements, got ", losses.numel(), " and ", done.numel());
   GDEXT_CHECK(losses.is_contiguous() && workspace.is_contiguous(),
@@ -277,8 +211,12 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   const int64_t begin = past * args.B;
   const int64_t room = gradient ? args.B : std::max<int64_t>(kSamplesPerCall / args.B, 1) * args.B;
   const int64_t end = std::min(args.samples, begin + room);
-  check_samples(args, begin, past == 0 ? args.samples : end, N);
-  const MlpSizes sizes = cpu::mlp_sizes(args);
+  if (param.is_cpu()) {
+    check_samples(args, begin, past == 0 ? args.samples : end, N);
+  } else if (past == 0) {
+    check_samples_on_cuda(args, N, param);
+  }
+  const MlpSizes sizes = sizes_of(args, param);
   const int64_t wanted = aligned(sizes.packed) + sizes.scratch;
   if (workspace.numel() < wanted) return wanted;
   auto* memory = static_cast<char*>(workspace.mutable_data_ptr());
@@ -292,9 +230,9 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   std::vector<double> rates;
   if (lr) {
     args.lr = static_cast<const double*>(data(*lr)) + past * args.group_count;
-  } else {
+  } else if (param.is_cpu()) {
     for (int64_t s = 0; s * args.B < args.samples; ++s) {
-      rates.insert(rates.end(), network.lr.begin(), network.lr.end());
+      for (const MlpGroup& group : network.groups) rates.push_back(group.lr);
     }
     args.lr = rates.data();
   }
@@ -313,7 +251,7 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
     for (MlpLayer& layer : network.layers) layer.w.first = layer.b.first = false;
   }
   args.seconds = seconds;
-  *progress = past + cpu::mlp(args, {});
+  *progress = past + run_steps(args, param);
   return wanted;
 }
 

@@ -1,5 +1,5 @@
-// PyTorch's setting for products of float32 on CUDA, read when an op runs, as PyTorch's own products
-// do: so it holds in the backward and in compiled code, too.
+// PyTorch's setting for products of float32 on CUDA, read when an op runs, as PyTorch's own
+// products do: so it holds in the backward and in compiled code, too.
 #include "torch/device.h"
 
 // LibTorch's stable interface does not have it. These are at::globalContext() and the const member

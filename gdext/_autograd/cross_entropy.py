@@ -19,6 +19,7 @@ from gdext._autograd.cross_entropy_ops import (
     _cross_entropy_double_backward,
 )
 from gdext._autograd.eager import (
+    eager_form,
     first_output,
     is_differentiated,
     not_wanted,
@@ -84,7 +85,31 @@ def _cross_entropy_jvp(ctx: Any, *tangents: Any) -> Tensors:
     return t, tangent_of_constant(stats), tangent_of_constant(norm)
 
 
-cross_entropy = first_output(CrossEntropy, _cross_entropy, _cross_entropy_jvp)
+def _eager_forward(
+    ctx: Any,
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: int,
+    ignore_index: int,
+    label_smoothing: float,
+) -> Tensor:
+    loss: Tensor
+    loss, stats, norm = _cross_entropy._op(
+        x, target, weight, reduction, ignore_index, label_smoothing
+    )
+    ctx.options = reduction, ignore_index, label_smoothing
+    ctx.materialize_grads = False
+    ctx.to_save = x, target, weight, stats, norm
+    return loss
+
+
+cross_entropy = first_output(
+    CrossEntropy,
+    _cross_entropy,
+    _cross_entropy_jvp,
+    eager_form("CrossEntropy", _eager_forward, CrossEntropy.backward),
+)
 
 
 class CrossEntropyBackward(Function):

@@ -69,13 +69,16 @@ def with_jvp(function: type[Function], jvp: Apply) -> Apply:
 
     # Inside a transform of torch.func that is itself compiled, PyTorch traces functions to wrong
     # numbers, or fails. So the trace ends here: the default runs the transform uncompiled, and
-    # fullgraph=True raises with this reason.
-    @torch.compiler.disable(
-        reason="gdext cannot be compiled inside a transform of torch.func: leave fullgraph out, "
-        "and the transform runs uncompiled"
-    )
+    # fullgraph=True raises with this reason. As a decorator, torch.compiler.disable would import
+    # the compiler with gdext, which takes a second; so here are the marks that it would leave.
     def uncompiled(*inputs: Any) -> Any:
-        return apply_transformed(*inputs)
+        return torch.compiler.disable(apply_transformed)(*inputs)
+
+    vars(uncompiled).update(
+        _torchdynamo_disable=True,
+        _torchdynamo_disable_msg="gdext cannot be compiled inside a transform of torch.func: leave "
+        "fullgraph out, and the transform runs uncompiled",
+    )
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -88,33 +91,33 @@ def with_jvp(function: type[Function], jvp: Apply) -> Apply:
     return call
 
 
+def eager_form(name: str, forward: Apply, backward: Apply) -> Apply:
+    """What applies ``forward(ctx, *inputs)`` -> y, for eager mode: the node of y is called ``name``
+    + "Backward" and calls ``backward(ctx, dy or None)`` -> the gradients of the inputs.
+
+    A layer of 8 x 64 takes less time than a call of a few Python functions: so ``forward`` writes
+    what it saves to ``ctx.to_save``, which is all that ctx.save_for_backward does.
+    """
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(name, (Function,), methods)
+    # In place of a method that asks anew at each call which function it is to call.
+    function._backward_cls.apply = backward
+    apply: Apply = function.apply
+    return apply
+
+
 def first_output(
-    function: type[Function], op: Any, jvp: Apply, setup_eager: Apply | None = None
+    function: type[Function], op: Any, jvp: Apply, apply_eager: Apply
 ) -> Callable[..., Tensor]:
     """What calls ``function``, whose forward is ``op``, and returns its first output; the others
     are its backward's concern.
 
     Applied in the setup_context form, a function's arguments go through inspect.signature at every
-    call, which costs more than a small layer. So in eager mode the same methods run in the form
-    whose forward takes ctx, with ``setup_eager`` in setup_context's place if it is given; and where
-    nothing is to be differentiated, the op runs without them.
+    call, which costs more than a small layer. So in eager mode ``apply_eager`` runs, an
+    ``eager_form`` of the same function; and where nothing is to be differentiated, the op alone.
     """
     run = op._op  # what OpOverload.__call__ calls
-    setup_context = setup_eager or function.setup_context
-
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        outputs = run(*inputs)
-        setup_context(ctx, inputs, outputs)
-        return outputs[0]
-
-    eager: Any = type(
-        function.__name__,  # grad_fn is named after it
-        (Function,),
-        {"forward": staticmethod(forward), "backward": staticmethod(function.backward)},
-    )
-    # In place of a method that asks anew at each call which function it is to call.
-    eager._backward_cls.apply = function.backward
-    apply_eager, apply_otherwise = eager.apply, with_jvp(function, jvp)
+    apply_otherwise = with_jvp(function, jvp)
 
     def call(*inputs: Any) -> Tensor:
         # is_transformed, but a call of it would take as long as a part of a small layer
@@ -126,7 +129,8 @@ def first_output(
             return apply_otherwise(*inputs)[0]
         if not torch.is_grad_enabled():
             return run(*inputs)[0]
-        return apply_eager(*inputs)
+        y: Tensor = apply_eager(*inputs)
+        return y
 
     return call
 

@@ -13,8 +13,13 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gdext._autograd.eager import is_differentiated, is_transformed, refuse_batched_graph
-from gdext._autograd.linear import Linear, setup_eager, values_to_save
+from gdext._autograd.eager import (
+    eager_form,
+    is_differentiated,
+    is_transformed,
+    refuse_batched_graph,
+)
+from gdext._autograd.linear import Linear, values_to_save
 from gdext._autograd.linear_ops import SAVES_Z, _linear, _linear_backward
 from gdext._autograd.linear_twice import Grads
 
@@ -26,67 +31,62 @@ def is_eager() -> bool:
     )
 
 
+def _forward(
+    ctx: Any, x: Tensor, activations: Sequence[int], want_z: bool, *params: Tensor | None
+) -> Tensor:
+    """weight [O, I] and bias [O] or None of each layer -> y [*, O] of the last layer."""
+    need_x, _, _, *need = ctx.needs_input_grad
+    ctx.params, ctx.activations, ctx.needed = params, activations, []
+    first = x
+    ctx.materialize_grads = False
+    saved: list[Tensor | None] = []
+    for i, activation in enumerate(activations):
+        weight, bias = params[2 * i], params[2 * i + 1]
+        assert weight is not None
+        y, z = _linear(x, weight, bias, activation, want_z)
+        needed = [need_x, need[2 * i], need[2 * i + 1]]
+        saved += values_to_save(needed, x, weight, bias, activation, y, z)
+        ctx.needed.append(needed)
+        x, need_x = y, True in needed
+    # For the graph of the gradients. What the products need of x is saved, and so let go after
+    # the backward.
+    ctx.x = first if saved[0] is None and ctx.needs_input_grad[0] else None
+    ctx.to_save = tuple(saved)
+    return x
+
+
+def _backward(ctx: Any, dy: Tensor | None) -> Grads:
+    saved = ctx.saved_tensors
+    grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+    if dy is None:
+        return tuple(grads)
+    if is_differentiated():
+        refuse_batched_graph(dy)
+        grads[0], *grads[3:] = _differentiable_grads(ctx, saved, dy)
+        return tuple(grads)
+    for i in range(len(ctx.activations) - 1, -1, -1):
+        x, weight, _, s = saved[4 * i : 4 * i + 4]
+        need_x, need_w, need_b = needed = ctx.needed[i]
+        if True not in needed:
+            break
+        dx, dw, db = _linear_backward(dy, s, x, weight, ctx.activations[i], needed)
+        if need_w:
+            grads[3 + 2 * i] = dw
+        if need_b:
+            grads[4 + 2 * i] = db
+        dy = dx if need_x else None
+    grads[0] = dy
+    return tuple(grads)
+
+
+_apply = eager_form("Layers", _forward, _backward)
+
+
 def joined_layers(x: Tensor, activations: Sequence[int], params: Sequence[Tensor | None]) -> Tensor:
     """linear.py's linear, once for each layer: x [*, I], activations [L], weight [O, I] and bias
     [O] or None of each layer in turn."""
-    y: Tensor = Layers.apply(x, activations, torch.is_grad_enabled(), *params)
+    y: Tensor = _apply(x, activations, torch.is_grad_enabled(), *params)
     return y
-
-
-class Layers(Function):
-    """(x [*, I], activations [L], want_z, weight [O, I] and bias [O] or None of each layer) ->
-    y [*, O] of the last layer."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, activations: Sequence[int], want_z: bool, *params: Tensor | None
-    ) -> Tensor:
-        need_x, _, _, *need = ctx.needs_input_grad
-        ctx.params, ctx.activations, ctx.needed = params, activations, []
-        first = x
-        ctx.set_materialize_grads(False)
-        saved: list[Tensor | None] = []
-        for i, activation in enumerate(activations):
-            weight, bias = params[2 * i], params[2 * i + 1]
-            assert weight is not None
-            y, z = _linear(x, weight, bias, activation, want_z)
-            needed = [need_x, need[2 * i], need[2 * i + 1]]
-            saved += values_to_save(needed, x, weight, bias, activation, y, z)
-            ctx.needed.append(needed)
-            x, need_x = y, True in needed
-        # For the graph of the gradients. What the products need of x is saved, and so let go after
-        # the backward.
-        ctx.x = first if saved[0] is None and ctx.needs_input_grad[0] else None
-        ctx.save_for_backward(*saved)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None) -> Grads:
-        saved = ctx.saved_tensors
-        grads: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        if dy is None:
-            return tuple(grads)
-        if is_differentiated():
-            refuse_batched_graph(dy)
-            grads[0], *grads[3:] = _differentiable_grads(ctx, saved, dy)
-            return tuple(grads)
-        for i in range(len(ctx.activations) - 1, -1, -1):
-            x, weight, _, s = saved[4 * i : 4 * i + 4]
-            need_x, need_w, need_b = needed = ctx.needed[i]
-            if True not in needed:
-                break
-            dx, dw, db = _linear_backward(dy, s, x, weight, ctx.activations[i], needed)
-            if need_w:
-                grads[3 + 2 * i] = dw
-            if need_b:
-                grads[4 + 2 * i] = db
-            dy = dx if need_x else None
-        grads[0] = dy
-        return tuple(grads)
-
-
-# As in eager.py.
-Layers._backward_cls.apply = Layers.backward
 
 
 class Recorded(Function):
@@ -103,7 +103,10 @@ class Recorded(Function):
     ) -> Tensor:
         y, z = outputs
         y = y.detach()
-        setup_eager(ctx, (x, weight, bias, activation, True), (y, z))
+        ctx.activation = activation
+        ctx.set_materialize_grads(False)
+        needed = ctx.needs_input_grad[:3]
+        ctx.save_for_backward(*values_to_save(needed, x, weight, bias, activation, y, z))
         return y
 
     backward = staticmethod(Linear.backward)

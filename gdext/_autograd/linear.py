@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gdext._autograd.eager import (
+    Apply,
+    eager_form,
     first_output,
     is_differentiated,
     not_wanted,
@@ -23,6 +25,7 @@ from gdext._autograd.eager import (
     with_jvp,
 )
 from gdext._autograd.linear_ops import (
+    ACTIVATIONS,
     IDENTITY,
     PIECEWISE_LINEAR,
     SAVES_Z,
@@ -81,42 +84,59 @@ class Linear(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Any:
+        x, weight, bias, ctx.activation, _ = inputs
+        y, z = output
+        ctx.mark_non_differentiable(z)
+        ctx.set_materialize_grads(False)
         # All: needs_input_grad knows of one transform, and a second may differentiate the first's
         # result by an input that this one took for a constant.
-        return _setup_linear(ctx, (True, True, True), inputs, output)
+        needed = True, True, True
+        to_save = values_to_save(needed, x, weight, bias, ctx.activation, y, z)
+        ctx.save_for_backward(*to_save)
+        return to_save
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _dz: None = None) -> Grads:
-        if dy is None:
-            return None, None, None, None, None
-        x, weight, bias, saved = ctx.saved_tensors
-        need_x, need_w, need_b, _, _ = ctx.needs_input_grad
-        if is_differentiated():
-            dx, dw, db = linear_backward(
-                dy, saved, x, weight, bias, ctx.activation, need_x, need_w, need_b
-            )
-        else:  # spare the node
-            wanted = [need_x, need_w, need_b]
-            dx, dw, db = _linear_backward(dy, saved, x, weight, ctx.activation, wanted)
-        return dx if need_x else None, dw if need_w else None, db if need_b else None, None, None
+        return *_gradients(ctx, dy, ctx.activation), None, None
 
 
-def setup_eager(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> Any:
-    """Linear.setup_context where autograd alone differentiates, and tells all that it needs."""
-    return _setup_linear(ctx, ctx.needs_input_grad[:3], inputs, output)
+def _gradients(ctx: Any, dy: Tensor | None, activation: int) -> Grads:
+    """dx, dw and db in a backward whose first three inputs are x, weight and bias."""
+    if dy is None:
+        return None, None, None
+    x, weight, bias, saved = ctx.saved_tensors
+    need_x, need_w, need_b, *_ = ctx.needs_input_grad
+    if is_differentiated():
+        dx, dw, db = linear_backward(dy, saved, x, weight, bias, activation, need_x, need_w, need_b)
+    else:  # spare the node
+        wanted = [need_x, need_w, need_b]
+        dx, dw, db = _linear_backward(dy, saved, x, weight, activation, wanted)
+    return dx if need_x else None, dw if need_w else None, db if need_b else None
 
 
-def _setup_linear(
-    ctx: Any, needed: Sequence[bool], inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
-) -> Any:
-    x, weight, bias, activation, _ = inputs
-    y, z = output
-    ctx.activation = activation
-    ctx.mark_non_differentiable(z)
-    ctx.set_materialize_grads(False)
-    saved = values_to_save(needed, x, weight, bias, activation, y, z)
-    ctx.save_for_backward(*saved)
-    return saved
+def _eager_linear(activation: int) -> Apply:
+    """(x, weight, bias) -> y. Autograd alone differentiates, and tells all that it needs."""
+    run = _linear._op
+
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y: Tensor
+        y, z = run(x, weight, bias, activation, True)
+        ctx.materialize_grads = False
+        ctx.to_save = values_to_save(ctx.needs_input_grad, x, weight, bias, activation, y, z)
+        return y
+
+    def backward(ctx: Any, dy: Tensor | None) -> Grads:
+        return _gradients(ctx, dy, activation)
+
+    return eager_form("Linear", forward, backward)
+
+
+# For each activation: what a node has of its own takes time at every call.
+_EAGER = [_eager_linear(activation) for activation in range(len(ACTIVATIONS))]
+
+
+def _apply_eager(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int, _: bool) -> Any:
+    return _EAGER[activation](x, weight, bias)
 
 
 def _linear_jvp(ctx: Any, *tangents: Any) -> Grads:
@@ -126,7 +146,7 @@ def _linear_jvp(ctx: Any, *tangents: Any) -> Grads:
     return ty, tangent_of_constant(saved) if ctx.activation in SAVES_Z else None
 
 
-linear = first_output(Linear, _linear, _linear_jvp, setup_eager)
+linear = first_output(Linear, _linear, _linear_jvp, _apply_eager)
 
 
 class LinearBackward(Function):

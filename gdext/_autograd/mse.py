@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gdext._autograd.checks import check_devices
-from gdext._autograd.eager import first_output, is_differentiated, tangent_of_constant, with_jvp
+from gdext._autograd.eager import (
+    eager_form,
+    first_output,
+    is_differentiated,
+    tangent_of_constant,
+    with_jvp,
+)
 from gdext._autograd.twice import last_derivative
 
 NONE = 0
@@ -97,7 +103,18 @@ def _mse_jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, Tensor | None]:
     return mse_along(tx, tt, *ctx.saved_tensors, ctx.reduction), tangent_of_constant(norm)
 
 
-mse = first_output(Mse, _mse, _mse_jvp)
+def _eager_forward(
+    ctx: Any, x: Tensor, target: Tensor, weight: Tensor | None, reduction: int
+) -> Tensor:
+    loss: Tensor
+    loss, norm = _mse._op(x, target, weight, reduction)
+    ctx.reduction = reduction
+    ctx.materialize_grads = False
+    ctx.to_save = x, target, weight, norm
+    return loss
+
+
+mse = first_output(Mse, _mse, _mse_jvp, eager_form("Mse", _eager_forward, Mse.backward))
 
 
 class MseBackward(Function):

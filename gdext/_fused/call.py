@@ -26,7 +26,9 @@ class Call:
         steps: own_steps, or more where other processes have more.
         rates: float64 [steps, groups], or None: the groups' own.
         losses: float64 [steps], or [] for a single step; out.
-        done: int64 [], the steps taken so far.
+        done: int64 [] on the CPU, the steps taken (CUDA: launched) so far.
+
+    All other tensors are on the device of the parameters.
     """
 
     network: Network
@@ -43,6 +45,14 @@ class Call:
     input_shift: float
     losses: Tensor
     done: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.params[0].device
+
+    def memory(self, size: int) -> Tensor:
+        """A workspace of ``size`` bytes."""
+        return torch.empty(size, dtype=torch.uint8, device=self.device)
 
     def steps_op(self, workspace: Tensor, seconds: float) -> partial[int]:
         """The op, to be called: it takes steps, at least one, until all are taken or ``seconds``

@@ -12,13 +12,15 @@ from gdext._fused.loss import CROSS_ENTROPY
 from gdext._fused.memory import Memory
 
 
-def read_data(inputs: Tensor, targets: Tensor, loss: int) -> tuple[Tensor, Tensor]:
+def read_data(
+    inputs: Tensor, targets: Tensor, loss: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """The inputs as rows, and the targets, both laid out as the op wants them: it would copy them
     anew at every call. What the op does not check of them is checked here."""
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled(device.type):
         raise RuntimeError(
             "FusedTrainer: wanted no autocast (a step is taken in the parameters' dtype), got it "
-            "enabled for the CPU"
+            f"enabled for {'the CPU' if device.type == 'cpu' else device.type}"
         )
     if torch.is_inference_mode_enabled():
         raise RuntimeError("FusedTrainer: wanted no torch.inference_mode, got it enabled")
@@ -27,6 +29,10 @@ def read_data(inputs: Tensor, targets: Tensor, loss: int) -> tuple[Tensor, Tenso
             raise TypeError(f"{name}: wanted a plain torch.Tensor, got {type(t).__name__}")
         if t.layout is not torch.strided:
             raise TypeError(f"{name}: wanted a dense tensor, got layout {t.layout}")
+        if t.device != device:
+            raise RuntimeError(
+                f"{name}: wanted device {device} (that of the parameters), got {t.device}"
+            )
         if t.requires_grad:
             raise RuntimeError(
                 f"{name}: wanted a tensor without requires_grad, since a step gives no gradient "
@@ -51,11 +57,15 @@ def read_data(inputs: Tensor, targets: Tensor, loss: int) -> tuple[Tensor, Tenso
     return inputs, targets.resolve_neg().contiguous()
 
 
-def read_order(order: Tensor) -> Tensor:
+def read_order(order: Tensor, device: torch.device) -> Tensor:
     if type(order) is not Tensor:
         raise TypeError(
             "order: wanted None, a torch.Generator or an int64 tensor of samples, got "
             f"{type(order).__name__}"
+        )
+    if order.device != device:
+        raise RuntimeError(
+            f"order: wanted device {device} (that of the parameters), got {order.device}"
         )
     return order.contiguous()
 

@@ -47,7 +47,8 @@ class Memory:
 
     def owner(self, t: Tensor) -> str | None:
         """The name of a tensor that an element of ``t`` is an element of too, or None."""
-        if not t.is_cpu or t.layout is not torch.strided:
+        # A number stands for one place, on whichever of these devices it is.
+        if not (t.is_cpu or t.is_cuda) or t.layout is not torch.strided:
             return None
         begin = t.data_ptr()
         end = begin + (t.nbytes if t.is_contiguous() else _extent(t.shape, t.stride(), t.itemsize))

@@ -21,6 +21,7 @@ class Network:
 
     Args:
         user: who reads it, for messages.
+        devices: the types of devices that it has kernels for.
 
     Attributes:
         params: for each layer its weight, and its bias if it has one.
@@ -34,11 +35,17 @@ class Network:
         RuntimeError: hooks.
     """
 
-    def __init__(self, model: nn.Module, user: str = "the fused step") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        user: str = "the fused step",
+        devices: tuple[str, ...] = ("cpu", "cuda"),
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: wanted a torch.nn.Module, got {type(model).__name__}")
         self.model = model
         self.user = user
+        self._devices = devices
         self.params: list[nn.Parameter] = []
         self.biases: list[bool] = []
         self.activations: list[int] = []
@@ -61,10 +68,15 @@ class Network:
         first = self.params[0]
         for p in self.params:
             name = self.name_of(p)
-            if not p.is_cpu:
+            if p.device.type not in self._devices:
                 raise NotImplementedError(
-                    f"{name}: wanted a parameter on the CPU ({self.user} has no kernel for "
-                    f"another device), got device {p.device}"
+                    f"{name}: wanted a parameter on {' or '.join(self._devices)} ({self.user} has "
+                    f"no kernel for another device), got device {p.device}"
+                )
+            if p.device != first.device:
+                raise ValueError(
+                    f"{name}: wanted device {first.device} (that of {self.name_of(first)}), got "
+                    f"{p.device}"
                 )
             if p.layout is not torch.strided or p.is_neg():
                 raise TypeError(

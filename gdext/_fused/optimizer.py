@@ -97,9 +97,10 @@ class Update:
                     f"optimizer: wanted {name}'s momentum buffer of its dtype and shape, "
                     f"{p.dtype} {list(p.shape)}, got {got}"
                 )
-            if not buffer.is_cpu or buffer.layout is not torch.strided or buffer.is_neg():
+            dense = buffer.layout is torch.strided and not buffer.is_neg()
+            if buffer.device != p.device or not dense:
                 raise ValueError(
-                    f"optimizer: wanted {name}'s momentum buffer dense and on the CPU, got "
+                    f"optimizer: wanted {name}'s momentum buffer dense and on {p.device}, got "
                     f"{buffer.layout} on {buffer.device}"
                     f"{', lazily negated' if buffer.is_neg() else ''}"
                 )

@@ -52,10 +52,11 @@ class SharedSteps:
         params = call.network.params
         dtype = params[0].dtype
         wide = torch.float64 if dtype == torch.float64 else torch.float32
-        self._gradient = torch.empty(sum(p.numel() for p in params), dtype=wide)
+        count = sum(p.numel() for p in params)
+        self._gradient = torch.empty(count, dtype=wide, device=call.device)
         self.workspace = 0
         if call.own_steps:  # an empty workspace, so that the op checks all and does nothing
-            self.workspace = call.take_gradient(_memory(0), self._gradient)
+            self.workspace = call.take_gradient(call.memory(0), self._gradient)
         self._norms = _own_norms(call)
         # In the parameters' dtype, for the update.
         self._rounded = self._gradient if dtype == wide else self._gradient.to(dtype)
@@ -91,13 +92,13 @@ class SharedSteps:
             if step == 0:
                 optimizer.state.update(call.update.state)
             torch.autograd.graph.increment_version(written)
-        losses = torch.zeros(call.steps, dtype=torch.float64)
+        losses = torch.zeros(call.steps, dtype=torch.float64, device=call.device)
         losses[: call.own_steps] = call.losses
         group.sum_(losses)
         return losses if call.steps > 1 else losses[0]
 
     def _norms_of_all(self, group: Group) -> Tensor:
-        counts = torch.zeros(2, self._call.steps, dtype=torch.float64)
+        counts = torch.zeros(2, self._call.steps, dtype=torch.float64, device=self._call.device)
         counts[0, : self._call.own_steps] = self._norms
         counts[1, : self._call.own_steps] = 1
         group.sum_(counts)
@@ -151,7 +152,9 @@ def _own_norms(call: Call) -> Tensor:
     """float64 [own_steps], what the sums of losses are divided by, as far as it is of this process:
     its elements, or its samples, weighted and without the ignored ones."""
     loss = call.loss
-    samples = torch.arange(len(call.inputs)) if call.order is None else call.order
+    device = call.device
+    everything = torch.arange(len(call.inputs), device=device)
+    samples = everything if call.order is None else call.order
     if loss.kind == CROSS_ENTROPY:
         classes = call.targets[samples]
         counted = classes != loss.ignore_index
@@ -159,10 +162,8 @@ def _own_norms(call: Call) -> Tensor:
         if loss.weight is not None:
             weights *= loss.weight.double()[classes.where(counted, 0)]
     else:
-        weights = torch.full((len(samples),), call.targets[0].numel(), dtype=torch.float64)
-    norms = torch.zeros(call.own_steps, dtype=torch.float64)
-    return norms.index_add_(0, torch.arange(len(samples)) // call.batch_size, weights)
-
-
-def _memory(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8)
+        outputs = float(call.targets[0].numel())
+        weights = torch.full((len(samples),), outputs, dtype=torch.float64, device=device)
+    norms = torch.zeros(call.own_steps * call.batch_size, dtype=torch.float64, device=device)
+    norms[: len(weights)] = weights
+    return norms.view(-1, call.batch_size).sum(1)

@@ -18,10 +18,10 @@ from gdext.training import cli
 
 TARGET = 0.98
 MISSED = 1  # the trainer's exit code
-# The trainer's engines. FusedTrainer runs on the CPU alone.
+# The trainer's engines.
 WHO = {
     "cpu": {"fused": "fused", "eager": "torch"},
-    "cuda": {"layers": "layers", "eager": "torch"},
+    "cuda": {"fused": "fused", "layers": "layers", "eager": "torch"},
 }
 
 

@@ -257,7 +257,7 @@ def shapes_of(model: Model) -> list[Shape]:
     if isinstance(model, nn.Module):
         network = _network_of(model)
     else:  # without memory, and without drawing from the generator
-        network = Network(_from_sizes(model, device="meta"), _USER)
+        network = Network(_from_sizes(model, device="meta"), _USER, ("cpu",))
     return [layer.shape for layer in _layers_of(network)]
 
 
@@ -270,7 +270,7 @@ def _from_sizes(sizes: Sequence[int], **options: Any) -> nn.Module:
 
 
 def _network_of(model: nn.Module) -> Network:
-    network = Network(model, _USER)
+    network = Network(model, _USER, ("cpu",))
     network.check_parameters()
     network.check_hooks()
     for p in network.params:

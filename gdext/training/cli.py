@@ -175,8 +175,6 @@ def _device(chosen: Namespace, processes: Processes) -> torch.device:
         raise UsageError("--device cuda: torch finds no CUDA device here")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if chosen.engine == "fused" and name != "cpu":
-        raise UsageError(f"--engine fused: runs on the CPU alone, and --device is {name}")
     if name == "cuda" and processes.size > 1:
         if processes.local_rank >= torch.cuda.device_count():
             raise UsageError(

@@ -146,13 +146,6 @@ LOSSES: dict[str, Callable[[], nn.Module]] = {
 ENGINES = {"fused": _layers, "layers": _layers, "torch": _torch}
 
 
-def choose(name: str, device: torch.device) -> str:
-    """The engine that --engine `name` means: "auto" is "fused" on the CPU, elsewhere "layers"."""
-    if name == "auto":
-        return "fused" if device.type == "cpu" else "layers"
-    return name
-
-
 def build(options: Namespace, device: torch.device, processes: Processes) -> Engine:
     """The engine that `options` ask for. Weights are drawn on the CPU in float32, then converted:
     a seed means the same network for every engine, device and (up to rounding) dtype.
@@ -161,7 +154,7 @@ def build(options: Namespace, device: torch.device, processes: Processes) -> Eng
         ImportError: another --engine than torch, and gdext's extension module cannot be loaded.
     """
     torch.manual_seed(options.seed)
-    name = choose(options.engine, device)
+    name = "fused" if options.engine == "auto" else options.engine
     sizes = [28 * 28, *options.hidden, 10]
     model, sgd, loss = ENGINES[name](sizes, options.activation, options.loss)
     model.to(device=device, dtype=DTYPES[options.dtype])

@@ -106,8 +106,8 @@ def parse(arguments: Sequence[str] | None) -> dict[str, Any]:
     add("device", "auto takes cuda where there is one", choices=["auto", "cpu", "cuda"])
     add(
         "engine",
-        "fused: gdext.FusedTrainer, whole steps in native code, on the CPU alone; layers: gdext's "
-        "layers, loss and SGD; torch: PyTorch's own; auto: fused on the CPU, else layers",
+        "fused: gdext.FusedTrainer, whole steps in native code; layers: gdext's layers, loss and "
+        "SGD; torch: PyTorch's own; auto: fused",
         choices=["auto", *ENGINES],
     )
     add(

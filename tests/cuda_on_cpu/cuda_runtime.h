@@ -42,10 +42,23 @@ cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaDeviceSynchronize();
 
-// Everything is done at once, so that one stream is like another.
+// Everything is done at once, so that one stream is like another, but for those that are captured.
 cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
 
 // Poisoned, and aligned to 256 bytes as on the device.
 cudaError_t emulated_malloc(void** address, size_t bytes);
@@ -55,12 +68,27 @@ cudaError_t cudaMalloc(T** address, size_t bytes) {
 }
 cudaError_t cudaFree(void* address);
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream);
 cudaError_t cudaMemset(void* address, int byte, size_t bytes);
 
 template <class... Parameters>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute,
                                  int value) {
   return emulation::set_attribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+template <class... Parameters>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(Parameters...),
+                                           const cudaLaunchConfig_t* config) {
+  emulation::LaunchShape shape;
+  *clusters = 0;
+  const cudaError_t error =
+      emulation::read_launch_shape(*config, reinterpret_cast<const void*>(kernel), shape);
+  if (error != cudaSuccess) return emulation::last_error = error;
+  *clusters = emulation::device.multiprocessors /
+              static_cast<int>(shape.cluster.x * shape.cluster.y * shape.cluster.z);
+  return cudaSuccess;
 }
 
 template <class... Parameters, class... Args>
@@ -70,8 +98,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   emulation::LaunchShape shape;
   const cudaError_t error = emulation::read_launch_shape(*config, address, shape);
   if (error != cudaSuccess) return emulation::last_error = error;
-  ++emulation::launches;
   const std::tuple<Parameters...> parameters(static_cast<Parameters>(args)...);
-  emulation::run_grid(shape, address, [&] { std::apply(kernel, parameters); });
+  const auto run = [=] {
+    ++emulation::launches;
+    emulation::run_grid(shape, address, [&] { std::apply(kernel, parameters); });
+  };
+  if (!emulation::record(config->stream, run)) run();
   return cudaSuccess;
 }

@@ -9,10 +9,13 @@ from native_build import Fault
 
 @dataclass(frozen=True)
 class OpFault(Fault):
-    """In csrc. `op` must fail on `dtype`, saying `says`."""
+    """In csrc. `op` must fail on `dtype`, saying `says`. `unit`: the .cu that has it, if not the
+    op's own. `seed`: of a schedule that shows it."""
 
     op: str
     says: str = "FAIL {op} "
+    unit: str | None = None
+    seed: int = 1
     dtype: str = "f32"
 
 
@@ -25,6 +28,12 @@ class PrimitiveFault(Fault):
     """
 
     says: str
+
+
+def resident_fault(
+    file: str, old: str, new: str, says: str = "FAIL mlp ", seed: int = 1
+) -> OpFault:
+    return OpFault(f"cuda/{file}", old, new, "mlp_resident", says, "mlp_resident", seed)
 
 
 OP_FAULTS = {
@@ -90,6 +99,61 @@ OP_FAULTS = {
     "chunks that ignore where a tensor begins": OpFault(
         "cuda/sgd_table.cuh", "(t.n) + lead(t), kChunk)", "(t.n), kChunk)", "sgd"
     ),
+    "steps that are not counted": OpFault(
+        "cuda/mlp_layers.cuh",
+        "end.clock->next = now + 1;",
+        "end.clock->next = now;",
+        "mlp",
+        unit="mlp_layers",
+    ),
+    "a loss that counts on too early": OpFault(
+        "cuda/mlp_layers.cuh",
+        "in.clock->now = step;",
+        "in.clock->now = step, in.clock->next = step + 1;",
+        "mlp",
+        unit="mlp_layers",
+    ),
+    "a gather without its tail": OpFault(
+        "cuda/mlp_layers.cuh", "if (i < I) x[", "if (i + 1 < I) x[", "mlp", unit="mlp_layers"
+    ),
+    "no meeting of the cluster": resident_fault(
+        "mlp_exchange.cuh",
+        "    ptx::cluster_sync();\n    read_ = phase_;",
+        "    __syncthreads();\n    read_ = phase_;",
+        says="ClusterExchange",  # the kernel that the emulation stops
+    ),
+    "no meeting of the grid": resident_fault(
+        "mlp_exchange.cuh",
+        "    cooperative_groups::this_grid().sync();",
+        "    __syncthreads();",
+        seed=2,
+    ),
+    "one set of areas instead of two": resident_fault(
+        "mlp_exchange.cuh",
+        "    ptx::cluster_sync();\n    read_ = phase_;\n    phase_ ^= 1;\n",
+        "    ptx::cluster_sync();\n    read_ = phase_;\n",
+    ),
+    "gradients in another block's slice": resident_fault(
+        "mlp_resident.cuh", "first + at % own, shared_", "at % own, shared_"
+    ),
+    "a slice without its tail": resident_fault(
+        "mlp_resident_args.cuh",
+        "begin + each < n ? begin + each : n)",
+        "begin + each < n ? begin + each : n - 1)",
+    ),
+    "dx from weights that are updated already": resident_fault(
+        "mlp_sweep.cuh",
+        "p[i * kB + b] = w[i] * d[b];",
+        "p[i * kB + b] = (w[i] - update.rule.lr * d[0] * now[i * kB]) * d[b];",
+    ),
+    "no wait for the next samples": resident_fault(
+        "mlp_resident.cuh", "    ptx::cp_async_wait<0>();\n", ""
+    ),
+    "no barrier between a pass and the sums of its terms": resident_fault(
+        "mlp_resident.cuh",
+        "update, x, next, dz, sums(), sums());\n    }\n    __syncthreads();\n",
+        "update, x, next, dz, sums(), sums());\n    }\n",
+    ),
     "vectors at addresses that are not aligned": OpFault(
         "cuda/sgd_table.cuh",
         "% kVectorBytes) == 0;",
@@ -111,7 +175,7 @@ READ_BEYOND = OpFault(
 
 # In 16 bits where it is about copies: float32's kernels make anew what is not finite, poison too.
 def _gemm(file: str, old: str, new: str, says: str = "FAIL gemm ", dtype: str = "f32") -> OpFault:
-    return OpFault(f"cuda/gemm_{file}.cuh", old, new, "gemm", says, dtype)
+    return OpFault(f"cuda/gemm_{file}.cuh", old, new, "gemm", says, dtype=dtype)
 
 
 OP_FAULTS |= {

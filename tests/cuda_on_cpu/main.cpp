@@ -16,6 +16,8 @@ namespace gdext::test {
 template <class T>
 void test_gemm();
 void test_peak();
+void test_mlp_resident();
+void test_mlp_runs();
 
 namespace {
 
@@ -96,6 +98,10 @@ bool run(const std::string& dtype, const std::string& op) {
     tests.push_back({"launch", test_launch});
     tests.push_back({"sgd launches", test_sgd_launches});
     tests.push_back({"peak", test_peak});
+    if (std::is_same_v<decltype(element), float>) {
+      tests.push_back({"mlp_runs", test_mlp_runs});
+      tests.push_back({"mlp_resident", test_mlp_resident});
+    }
     known = run_tests(tests, op);
   });
   return known;

@@ -11,8 +11,6 @@
 
 namespace gdext::test {
 
-template <class T>
-void test_mlp();
 void test_path_sum();
 
 namespace {
@@ -39,7 +37,6 @@ bool run(const std::string& dtype, const std::string& op) {
   bool known = false;
   with_dtype_named(dtype, [&](auto element) {
     auto tests = op_tests<decltype(element)>();
-    tests.push_back({"mlp", test_mlp<decltype(element)>});
     if (std::is_same_v<decltype(element), double>) tests.push_back({"path_sum", test_path_sum});
     known = run_tests(tests, op);
   });

@@ -3,11 +3,13 @@
 #pragma once
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <random>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -19,6 +21,9 @@ namespace gdext::GDEXT_BACKEND {}
 namespace gdext::test {
 
 namespace backend = gdext::GDEXT_BACKEND;
+#define GDEXT_NAME_OF_(x) #x
+#define GDEXT_NAME_OF(x) GDEXT_NAME_OF_(x)
+constexpr bool kOnCuda = std::string_view(GDEXT_NAME_OF(GDEXT_BACKEND)) == "cuda";
 
 inline std::mt19937 rng;
 inline long compared = 0, failures = 0;
@@ -31,9 +36,15 @@ void begin_case(const Parts&... parts) {
   case_name = text.str();
 }
 
+// For who wants to know but whether there is a failure.
+inline const bool stop_at_first_failure = std::getenv("STOP_AT_FIRST_FAILURE") != nullptr;
+
 inline void fail(const std::string& what) {
   constexpr long kMostPrinted = 20;
   if (++failures <= kMostPrinted) printf("FAIL %s: %s\n", case_name.c_str(), what.c_str());
+  if (!stop_at_first_failure) return;
+  fflush(stdout);
+  std::_Exit(1);
 }
 
 inline bool coin() { return rng() % 2; }
@@ -135,6 +146,8 @@ template <class T>
 void test_cross_entropy();
 template <class T>
 void test_sgd();
+template <class T>
+void test_mlp();
 
 struct NamedTest {
   const char* name;
@@ -147,7 +160,8 @@ std::vector<NamedTest> op_tests() {
   return {{"linear", test_linear<T>},
           {"mse", test_mse<T>},
           {"cross_entropy", test_cross_entropy<T>},
-          {"sgd", test_sgd<T>}};
+          {"sgd", test_sgd<T>},
+          {"mlp", test_mlp<T>}};
 }
 
 // Calls f(T{}) with the type that `name` (f32, f64, bf16, f16) means; false if it means none.

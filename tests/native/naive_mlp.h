@@ -14,6 +14,8 @@ struct MlpCase {
   Reduction reduction;
   int threads;
   bool bytes, ordered, biased, transposed, momentum, first, weighted, sparse;
+  MlpForm form = MlpForm::best;  // cuda
+  int blocks = 0;
 };
 
 template <class T>
@@ -115,6 +117,8 @@ class NaiveStep {
       std::vector<Bounded> dz(B * O);
       for (int64_t at = 0; at < B * O; ++at)
         dz[at] = dh[at] * slope<T>(in_.activation(l), z[l][at], h[l + 1][at]);
+      if (kOnCuda)
+        for (Bounded& d : dz) d = stored<T>(d);
       for (int64_t o = 0; o < O; ++o) {
         Sum<T> sum_b;
         for (int64_t b = 0; b < B; ++b) sum_b.add(dz[b * O + o], {1, 0});

@@ -144,8 +144,10 @@ class MlpTest {
             .packed = nullptr,
             .scratch = nullptr,
             .seconds = 1e9,
-            .losses = nullptr};
-    const MlpSizes sizes = cpu::mlp_sizes(args);
+            .losses = nullptr,
+            .form = change ? MlpForm::layers : in_.c.form,  // which alone leaves gradients
+            .blocks = in_.c.blocks};
+    const MlpSizes sizes = backend::mlp_sizes(args);
     call.packed = std::make_unique<Buffer>(sizes.packed);
     call.scratch = std::make_unique<Buffer>(sizes.scratch);
     args.packed = call.packed->data();
@@ -155,7 +157,7 @@ class MlpTest {
 
   static void run(const Call& call) {
     const MlpArgs& args = call.args;
-    const int64_t done = cpu::mlp(args, {}), steps = (args.samples + args.B - 1) / args.B;
+    const int64_t done = backend::mlp(args, {}), steps = (args.samples + args.B - 1) / args.B;
     if (done != steps)
       fail("did " + std::to_string(done) + " of " + std::to_string(steps) + " steps");
   }
@@ -268,16 +270,30 @@ MlpCase any_case(std::vector<int64_t> sizes, int64_t B, int64_t steps, Activatio
 
 }  // namespace
 
+// On CUDA, where each is a thousand fibers, fewer and smaller ones.
 template <class T>
 void test_mlp() {
   const auto any_size = [] {
-    return pick<int64_t>({1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65});
+    return kOnCuda ? pick<int64_t>({1, 2, 7, 16, 31, 33})
+                   : pick<int64_t>({1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65});
   };
-  for (int trial = 0; trial < 66; ++trial) {
+  for (int trial = 0; trial < (kOnCuda ? kActivations : 6 * kActivations); ++trial) {
     std::vector<int64_t> sizes{any_size()};
     for (int l = pick({1, 2, 3}); l > 0; --l) sizes.push_back(any_size());
     const int64_t B = pick<int64_t>({1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 16, 17, 31, 32, 33});
-    check<T>(any_case(sizes, B, pick<int64_t>({1, 2, 3}), Activation(trial % kActivations)));
+    MlpCase c = any_case(sizes, B, pick<int64_t>({1, 2, 3}), Activation(trial % kActivations));
+    c.form = MlpForm::layers;
+    check<T>(c);
+  }
+  if (kOnCuda) {
+    // Steps enough for a graph; more biases than one kernel is told of.
+    MlpCase many = any_case({3, 9, 4}, 1, 45, Activation::tanh);
+    many.form = MlpForm::layers;
+    check<T>(many);
+    MlpCase deep = any_case(std::vector<int64_t>(20, 3), 2, 2, Activation::elu);
+    deep.form = MlpForm::layers, deep.biased = true;
+    check<T>(deep);
+    return;
   }
   // Enough work that the layers are shared by threads: two gather apart, three together.
   for (int threads : {2, 3})
@@ -287,6 +303,27 @@ void test_mlp() {
         shared.threads = threads;
         check<T>(shared);
       }
+}
+
+// The forms of CUDA that keep the parameters in shared memory: on clusters and grids, with slices
+// that do not fill their tiles, and empty ones, for batches of any size that they take.
+void test_mlp_resident() {
+  const auto on = [&](MlpForm form, int blocks, std::vector<int64_t> sizes, int64_t B,
+                      Activation f) {
+    MlpCase c = any_case(std::move(sizes), B, 3, f);
+    c.form = form, c.blocks = blocks;
+    check<float>(c);
+  };
+  const auto any = [] { return Activation(rng() % kActivations); };
+  on(MlpForm::cluster, 1, {33, 20, 5}, pick<int64_t>({1, 3}), any());
+  on(MlpForm::cluster, 1, {5, 4, 66, 3, 10}, pick<int64_t>({2, 8}), any());
+  on(MlpForm::cluster, 2, {7, 3}, pick<int64_t>({1, 2, 4, 8}), any());
+  on(MlpForm::cluster, 2, {18, 35, 17, 9}, 1, Activation::relu);
+  on(MlpForm::cluster, 4, {18, 35, 17, 9}, pick<int64_t>({2, 5}), any());
+  on(MlpForm::cluster, 4, {6, 9, 70, 40, 3}, 1, any());
+  on(MlpForm::grid, 3, {40, 90, 12}, pick<int64_t>({4, 7}), any());
+  on(MlpForm::grid, 5, {18, 35, 17, 33, 2}, 1, any());
+  on(MlpForm::cluster, 16, {9, 40, 21, 5}, pick<int64_t>({1, 2}), any());
 }
 
 GDEXT_TEST_FOR_ALL_DTYPES(test_mlp)

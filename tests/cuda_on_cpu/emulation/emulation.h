@@ -18,7 +18,7 @@ constexpr int kBarriers = 16;          // per block
 constexpr int kTrapExitCode = 77;      // of the process, where a kernel calls __trap
 constexpr int kErrorExitCode = 78;     // where a kernel does what it must not
 constexpr size_t kOfferBytes = 64;     // that a lane may hand over
-extern long launches;                  // so far
+extern long launches, graph_launches;  // so far
 extern cudaError_t next_launch_error;  // the next launch fails with it, once
 extern cudaError_t last_error;         // what cudaGetLastError tells, once
 
@@ -41,6 +41,8 @@ void seed(unsigned schedule);
 cudaError_t read_launch_shape(const cudaLaunchConfig_t& config, const void* kernel,
                               LaunchShape& shape);
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
+// Whether the stream is captured: then the launch waits in its graph.
+bool record(cudaStream_t stream, const std::function<void()>& launch);
 void run_grid(const LaunchShape& shape, const void* kernel, const std::function<void()>& thread);
 
 // Prints the kernel, the block, the thread and the line, and ends the process.

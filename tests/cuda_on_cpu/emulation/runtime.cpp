@@ -11,7 +11,7 @@ extern "C" void __sanitizer_set_death_callback(void (*)()) __attribute__((weak))
 
 namespace emulation {
 
-long launches = 0;
+long launches = 0, graph_launches = 0;
 cudaError_t next_launch_error = cudaSuccess, last_error = cudaSuccess;
 Device device;
 void print_place();
@@ -123,13 +123,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 
-cudaError_t cudaStreamCreate(cudaStream_t* stream) {
-  *stream = nullptr;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-
 cudaError_t emulated_malloc(void** address, size_t bytes) {
   constexpr size_t kAlignment = 256;
   // posix_memalign, unlike aligned_alloc, takes any size: AddressSanitizer sees where it ends.
@@ -148,4 +141,8 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind)
 cudaError_t cudaMemset(void* address, int byte, size_t bytes) {
   memset(address, byte, bytes);
   return cudaSuccess;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t) {
+  return cudaMemcpy(to, from, bytes, kind);
 }

@@ -53,6 +53,7 @@ enum cudaError_t {
   cudaErrorInvalidDeviceFunction = 98,
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorInvalidClusterSize = 912,
 };
 
@@ -89,6 +90,16 @@ struct cudaLaunchAttribute {
 
 using cudaStream_t = struct emulated_stream*;
 using cudaEvent_t = struct emulated_event*;
+using cudaGraph_t = struct emulated_graph*;
+using cudaGraphExec_t = struct emulated_graph*;
+
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed,
+};
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;

@@ -1,0 +1,113 @@
+"""Tools of PyTorch that look into a model or make it anew, on gdext's layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
+
+import gdext
+
+SIZES = [6, 8, 3]
+
+
+def models(device):
+    """The same network of gdext's parts and of torch's, and an input."""
+    ours = gdext.nn.MLP(SIZES, activation="tanh", device=device, dtype=torch.float64)
+    theirs = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).to(device, torch.float64)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        other.data.copy_(mine.data)
+    return ours, theirs, torch.randn(5, 6, device=device, dtype=torch.float64)
+
+
+def outcome(model, x):
+    """The output, and the gradients of its sum."""
+    model.zero_grad()
+    y = model(x)
+    y.sum().backward()
+    return [y.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+def assert_same(got, want):
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_symbolic_trace(device):
+    ours, theirs, x = models(device)
+    traced = torch.fx.symbolic_trace(ours)
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert calls == [gdext.functional.linear] * 2
+    assert_same(outcome(traced, x), outcome(theirs, x))
+
+
+def test_inference_mode(device):
+    ours, theirs, x = models(device)
+    with torch.inference_mode():
+        y = ours(x)
+        assert y.is_inference()
+        assert_same([y], [theirs(x)])
+
+
+def test_saved_tensors_hooks(device):
+    ours, theirs, x = models(device)
+    with torch.autograd.graph.save_on_cpu():
+        got = outcome(ours, x)
+    assert_same(got, outcome(theirs, x))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_meta_device(device, assign):
+    ours, theirs, x = models(device)
+    with torch.device("meta"):
+        model = gdext.nn.MLP(SIZES, activation="tanh", dtype=torch.float64)
+    y = model(x.to("meta"))
+    assert y.is_meta and y.shape == (5, 3)
+    if not assign:
+        model.to_empty(device=device)
+    model.load_state_dict(ours.state_dict(), assign=assign)
+    assert_same(outcome(model, x), outcome(theirs, x))
+
+
+def test_fake_tensors(device):
+    with FakeTensorMode():
+        model = gdext.nn.MLP(SIZES, device=device)
+        y, *grads = outcome(model, torch.randn(5, 6, device=device))
+    assert y.shape == (5, 3)
+    assert [g.shape for g in grads] == [(8, 6), (8,), (3, 8), (3,)]
+
+
+def test_profiler():
+    ours, _, x = models("cpu")
+    with profile(activities=[ProfilerActivity.CPU]) as run:
+        outcome(ours, x)
+    names = {event.key for event in run.key_averages()}
+    assert {"gdext::linear", "gdext::linear_backward", "LayersBackward"} <= names
+
+
+def test_deterministic_algorithms(device):
+    ours, _, x = models(device)
+    optimizer = gdext.optim.SGD(ours.parameters(), lr=0.1, momentum=0.9)
+    torch.use_deterministic_algorithms(True)
+    try:
+        outcome(ours, x)
+        optimizer.step()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_torchscript_is_refused():
+    ours, _, x = models("cpu")
+    with pytest.raises(torch.jit.TracingCheckError):
+        torch.jit.trace(ours, x)
+    with pytest.raises((ValueError, RuntimeError)):
+        torch.jit.script(ours)
+
+
+def test_nested_tensors_are_refused():
+    ours, _, x = models("cpu")
+    with pytest.raises(NotImplementedError, match="gdext::linear"):
+        ours(torch.nested.nested_tensor([x, x[:2]], layout=torch.jagged))
