@@ -14,10 +14,10 @@
 //   dz  = dy f'(z)       the first backward's dz once more
 //
 // Letters: B batch, I in_features, O out_features. 16-bit types accumulate in float32 and are
-// rounded once, when stored. On the CPU dz, which is not stored, stays in float32 unless it is exact
-// in 16 bits; on CUDA it is rounded to 16 bits, as PyTorch rounds it, for tensor cores to multiply.
-// On processors with AVX512-BF16 products of two bfloat16 take subnormal numbers for zero.
-// Every output is overwritten. Sizes may be 0: an empty sum is 0.
+// rounded once, when stored. On the CPU dz, which is not stored, stays in float32 unless it is
+// exact in 16 bits; on CUDA it is rounded to 16 bits, as PyTorch rounds it, for tensor cores to
+// multiply. On processors with AVX512-BF16 products of two bfloat16 take subnormal numbers for
+// zero. Every output is overwritten. Sizes may be 0: an empty sum is 0.
 #pragma once
 #include "contract/common.h"
 
