@@ -187,6 +187,8 @@ def results(device, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_matmul_precision_never_lowers_ours(device, dtype, restored_precision):
+    if device != "cpu" and dtype == torch.float32:
+        pytest.skip("float32 on CUDA follows it: tests/test_tf32.py")
     torch.set_float32_matmul_precision("highest")
     want = results(device, dtype)
     for precision in ("high", "medium"):
@@ -208,6 +210,8 @@ CUDA_SWITCHES = [
 def test_cuda_matmul_switches_never_lower_ours(device, switch, dtype):
     if device == "cpu":
         pytest.skip("torch.backends.cuda.matmul says nothing about the CPU")
+    if switch == "allow_tf32" and dtype == torch.float32:
+        pytest.skip("float32 on CUDA follows it: tests/test_tf32.py")
     before, runs = getattr(torch.backends.cuda.matmul, switch), []
     try:
         for value in (False, True):
