@@ -118,9 +118,9 @@ def test_address_and_undefined_behaviour(tmp_path):
         "AddressSanitizer: heap-buffer-overflow",
     )
     misaligned = FaultOf(
-        "cpu/mlp_state.inl",
-        "(count * static_cast<int64_t>(sizeof(E)) + 63) / 64 * 64",
-        "count * static_cast<int64_t>(sizeof(E))",
+        "common/arena.h",
+        "+ kAlignment - 1) / kAlignment * kAlignment",
+        ")",
         "mlp",
         "misaligned address",
     )
