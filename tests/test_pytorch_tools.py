@@ -86,6 +86,17 @@ def test_inference_mode(device):
         assert_same([y], [theirs(x)])
 
 
+def test_enable_grad_within_inference_mode(device):
+    """Gives no graph, whether the input is an inference tensor or not."""
+    ours, theirs, x = models(device)
+    with torch.inference_mode(), torch.enable_grad():
+        for x_ in (x, x.clone()):
+            for got, want in ((ours(x_), theirs(x_)), (ours[0](x_), theirs[:2](x_))):
+                for y in (got, want, gdext.functional.mse_loss(got, want)):
+                    assert y.is_inference() and not y.requires_grad
+                assert_same([got], [want])
+
+
 def test_saved_tensors_hooks(device):
     ours, theirs, x = models(device)
     with torch.autograd.graph.save_on_cpu():

@@ -85,7 +85,11 @@ _apply = eager_form("Layers", _forward, _backward)
 def joined_layers(x: Tensor, activations: Sequence[int], params: Sequence[Tensor | None]) -> Tensor:
     """linear.py's linear, once for each layer: x [*, I], activations [L], weight [O, I] and bias
     [O] or None of each layer in turn."""
-    y: Tensor = _apply(x, activations, torch.is_grad_enabled(), *params)
+    is_grad_enabled = torch.is_grad_enabled()
+    if is_grad_enabled and torch.is_inference_mode_enabled():  # which gives no graph
+        with torch.no_grad():
+            return joined_layers(x, activations, params)
+    y: Tensor = _apply(x, activations, is_grad_enabled, *params)
     return y
 
 
