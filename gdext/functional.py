@@ -101,7 +101,7 @@ def linear(
                 linear, tuple(tensors.values()), **tensors, activation=activation
             )
             return y
-        _refuse_other_than_tensors(**tensors)
+        _refuse_other_than_tensors("linear", **tensors)
     if torch._C._is_any_autocast_enabled() and _is_autocast(input):
         dtype = torch.get_autocast_dtype(input.device.type)
         input, weight = _autocast(dtype, input), _autocast(dtype, weight)
@@ -119,10 +119,10 @@ def linear(
     return _linear(input, weight, bias, number, want_z)
 
 
-def _refuse_other_than_tensors(**arguments: Any) -> None:
+def _refuse_other_than_tensors(function: str, **arguments: Any) -> None:
     for name, got in arguments.items():
         if not isinstance(got, Tensor) and not (name == "bias" and got is None):
-            raise TypeError(f"linear(): {name}: wanted a Tensor, got {type(got).__name__}")
+            raise TypeError(f"{function}(): {name}: wanted a Tensor, got {type(got).__name__}")
 
 
 def _row_of(bias: Tensor, weight: Tensor) -> Tensor:
@@ -177,6 +177,15 @@ def mse_loss(
         >>> x.grad.tolist()
         [0.0, 2.0, 4.0]
     """
+    if size_average is not None or reduce is not None:
+        reduction = _reduction.legacy_get_string(size_average, reduce)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        given = (input, target, weight)
+        if has_torch_function(given):  # torch.fx's Proxy, for one
+            loss: Tensor = handle_torch_function(
+                mse_loss, given, input, target, reduction=reduction, weight=weight
+            )
+            return loss
     same_size = target.size() == input.size()
     if not same_size:
         warnings.warn(
@@ -184,8 +193,6 @@ def mse_loss(
             "broadcast, which is seldom what is meant. Give them the same size.",
             stacklevel=2,
         )
-    if size_average is not None or reduce is not None:
-        reduction = _reduction.legacy_get_string(size_average, reduce)
     number = _reduction.get_enum(reduction)
     if weight is not None:
         _check_constant_weight("mse_loss", weight)
@@ -247,6 +254,7 @@ def cross_entropy(
     Raises:
         IndexError: a class index is out of bounds (on CUDA the kernel traps, as PyTorch's does).
         RuntimeError: shapes, dtypes or devices do not fit, or ``weight`` requires a gradient.
+        TypeError: ``input`` or ``target`` is no tensor.
         ValueError: batch sizes differ, or ``reduction`` is not known.
 
     Source: csrc/contract/cross_entropy.h; label smoothing: Szegedy et al., "Rethinking the
@@ -264,6 +272,21 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    if not (isinstance(input, Tensor) and isinstance(target, Tensor)):
+        given = (input, target, weight)
+        if has_torch_function(given):  # torch.fx's Proxy, for one
+            loss: Tensor = handle_torch_function(
+                cross_entropy,
+                given,
+                input,
+                target,
+                weight,
+                ignore_index=ignore_index,
+                reduction=reduction,
+                label_smoothing=label_smoothing,
+            )
+            return loss
+        _refuse_other_than_tensors("cross_entropy", input=input, target=target)
     number = _reduction.get_enum(reduction)
     if weight is not None:
         _check_constant_weight("cross_entropy", weight)

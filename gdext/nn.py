@@ -74,8 +74,8 @@ class Linear(nn.Linear):
         # Spares Module.__getattr__, which takes long, where there is something to spare.
         weight: Tensor | None = self._parameters.get("weight")
         bias: Tensor | None = self._parameters.get("bias")
-        if weight is None or bias is None:  # no bias, or made from other parameters
-            weight, bias = self.weight, self.bias
+        if weight is None or bias is None or "weight" in self.__dict__ or "bias" in self.__dict__:
+            weight, bias = self.weight, self.bias  # no bias, or made from other parameters
         return functional.linear(input, weight, bias, self.activation)
 
     def extra_repr(self) -> str:
@@ -143,12 +143,7 @@ class MLP(nn.Sequential):
             activations: list[int] = []
             params: list[Tensor | None] = []
             for layer in self._modules.values():
-                if (
-                    type(layer) is not Linear
-                    or has_hooks(layer)
-                    or "forward" in layer.__dict__
-                    or layer._parameters.get("weight") is None
-                ):
+                if type(layer) is not Linear or has_hooks(layer) or not has_plain_parts(layer):
                     break
                 activations.append(functional.activation_number(layer.activation))
                 params += layer._parameters["weight"], layer._parameters.get("bias")
@@ -302,6 +297,17 @@ def has_hooks(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+    )
+
+
+def has_plain_parts(layer: nn.Linear) -> bool:
+    """Whether forward is the class's and weight and bias (or None) are the registered Parameters:
+    other code may have put a function or tensors of its own in their place."""
+    params = layer._parameters
+    return (
+        params.get("weight") is not None
+        and "bias" in params
+        and layer.__dict__.keys().isdisjoint(("forward", "weight", "bias"))
     )
 
 

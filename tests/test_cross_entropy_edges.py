@@ -175,3 +175,12 @@ def test_backward_ops_check_the_class_indices():
     bad = torch.tensor([0, 1, 7])
     with pytest.raises(IndexError, match="Target 7 is out of bounds"):
         torch.ops.gdext.cross_entropy_backward(dy, x, bad, weight, *stats, -100, 0.0, [True, False])
+
+
+@pytest.mark.parametrize("name", ["input", "target"])
+def test_what_is_no_tensor_is_refused_as_by_torch(name):
+    arguments = {"input": torch.zeros(2, 3), "target": torch.tensor([0, 2])}
+    arguments[name] = arguments[name].tolist()
+    for function in (cross_entropy, F.cross_entropy):
+        with pytest.raises(TypeError, match=name):
+            function(**arguments)

@@ -14,6 +14,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call, grad, vmap
 
+import gdext
 from gdext.functional import ACTIVATIONS
 from gdext.nn import MLP
 
@@ -224,6 +225,104 @@ def test_other_layers_are_called():
     model(x).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
     assert torch.equal(MLP([4, 2])[:0](x), x)
+
+
+def takes_its_bias_from(layer, place):
+    """Code of others' puts tensors of its own in a Parameter's place."""
+    bias = torch.arange(3.0, requires_grad=True)
+    if place == "__dict__":
+        layer.__dict__["bias"] = bias  # hides the Parameter
+        return bias
+    del layer.bias
+    if place == "buffer":
+        layer.register_buffer("bias", bias)
+    else:
+        layer.bias = bias
+    return bias
+
+
+@pytest.mark.parametrize("place", ["attribute", "buffer", "__dict__"])
+def test_tensors_in_the_parameters_place(place):
+    model, x = MLP([4, 3, 2], "relu"), randn(5, 4).float()
+    bias = takes_its_bias_from(model[0], place)
+    hidden = nn.functional.linear(x, model[0].weight, bias).relu()
+    want = nn.functional.linear(hidden, *model[1].parameters())
+    for layers in (model, one_by_one(model)):
+        torch.testing.assert_close(layers(x), want)
+    assert torch.autograd.grad(model(x).sum(), bias)[0].any()
+    with pytest.raises(TypeError, match=r"model\.0: wanted a Linear"):
+        gdext.FusedTrainer(model, gdext.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
+
+
+def second_derivative(layers, x, change):
+    """The gradients of a gradient penalty, where ``change`` happens between forward and backward;
+    none for what requires none by then."""
+    layers = copy.deepcopy(layers)
+    w = layers[-1].weight
+    y = layers(x)
+    change(layers)
+    (first,) = torch.autograd.grad(y.square().sum(), w, create_graph=True)
+    first.square().sum().backward()
+    return [first.detach(), *(p.grad for p in layers.parameters())]
+
+
+def in_torch(model):
+    activations = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, None: nn.Identity}
+    layers = []
+    for layer in model:
+        twin = nn.Linear(layer.in_features, layer.out_features, dtype=torch.float64)
+        twin.load_state_dict(layer.state_dict())
+        for p, q in zip(twin.parameters(), layer.parameters(), strict=True):
+            p.requires_grad_(q.requires_grad)
+        layers += [twin, activations[layer.activation]()]
+    return nn.Sequential(*layers[:-1])
+
+
+def assert_second_derivatives_are_torch_s(model, x, change):
+    want = second_derivative(in_torch(model), x, change)
+    for layers in (model, one_by_one(model)):
+        got = second_derivative(layers, x, change)
+        for a, b in zip(got, want, strict=True):
+            assert (a is None) == (b is None)
+            if b is not None:
+                torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("then", [True, False], ids=["thawed", "frozen"])
+def test_requires_grad_changed_after_the_forward(activation, which, then):
+    """Derivatives go to what required them in the forward and still does."""
+    model = MLP([4, 3, 3, 2], activation, dtype=torch.float64)
+    list(model.parameters())[which].requires_grad_(not then)
+
+    def change(layers):
+        list(layers.parameters())[which].requires_grad_(then)
+
+    assert_second_derivatives_are_torch_s(model, leaf(randn(5, 4)), change)
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "gelu"])
+def test_an_input_that_comes_to_require_a_gradient_was_a_constant(activation):
+    model = MLP([4, 2], None, activation, dtype=torch.float64)
+    for layers in (model, one_by_one(model)):
+        x = randn(5, 4)
+        second_derivative(layers, x, lambda _, x=x: x.requires_grad_())
+        assert x.grad is None
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+def test_second_derivative_of_what_hooks_have_saved(activation):
+    """Copies, taken before the parameters were changed."""
+    model = MLP([4, 3, 3, 2], activation, dtype=torch.float64)
+
+    def change(layers):
+        with torch.no_grad():
+            for p in layers.parameters():
+                p.mul_(3)
+
+    with saved_tensors_hooks(torch.clone, lambda t: t):
+        assert_second_derivatives_are_torch_s(model, leaf(randn(5, 4)), change)
 
 
 def test_transforms_and_autocast(device):

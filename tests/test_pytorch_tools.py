@@ -22,10 +22,10 @@ def models(device):
     return ours, theirs, torch.randn(5, 6, device=device, dtype=torch.float64)
 
 
-def outcome(model, x):
+def outcome(model, *args):
     """The output, and the gradients of its sum."""
     model.zero_grad()
-    y = model(x)
+    y = model(*args)
     y.sum().backward()
     return [y.detach(), *(p.grad.clone() for p in model.parameters())]
 
@@ -43,12 +43,58 @@ def test_symbolic_trace(device):
     assert_same(outcome(traced, x), outcome(theirs, x))
 
 
+class WithLoss(nn.Module):
+    def __init__(self, model, loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, x, target):
+        return self.loss(self.model(x), target)
+
+
+@pytest.mark.parametrize(
+    ("loss", "function"),
+    [
+        (gdext.nn.MSELoss(reduction="sum"), gdext.functional.mse_loss),
+        (
+            gdext.nn.CrossEntropyLoss(ignore_index=7, reduction="none", label_smoothing=0.1),
+            gdext.functional.cross_entropy,
+        ),
+    ],
+    ids=["mse", "cross_entropy"],
+)
+def test_symbolic_trace_of_a_loss(loss, function):
+    """With its options, and those of deprecated names."""
+    ours, _, x = models("cpu")
+    module = WithLoss(ours, loss)
+    target = torch.arange(5) % 3
+    if function is gdext.functional.mse_loss:
+        target = nn.functional.one_hot(target, 3).to(x.dtype)
+    traced = torch.fx.symbolic_trace(module)
+    calls = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert calls == [gdext.functional.linear] * 2 + [function]
+    assert_same(outcome(traced, x, target), outcome(module, x, target))
+    old = torch.fx.symbolic_trace(lambda x, target: function(x, target, size_average=False))
+    assert torch.equal(old(ours(x), target), function(ours(x), target, reduction="sum"))
+
+
 def test_inference_mode(device):
     ours, theirs, x = models(device)
     with torch.inference_mode():
         y = ours(x)
         assert y.is_inference()
         assert_same([y], [theirs(x)])
+
+
+def test_enable_grad_within_inference_mode(device):
+    """Gives no graph, whether the input is an inference tensor or not."""
+    ours, theirs, x = models(device)
+    with torch.inference_mode(), torch.enable_grad():
+        for x_ in (x, x.clone()):
+            for got, want in ((ours(x_), theirs(x_)), (ours[0](x_), theirs[:2](x_))):
+                for y in (got, want, gdext.functional.mse_loss(got, want)):
+                    assert y.is_inference() and not y.requires_grad
+                assert_same([got], [want])
 
 
 def test_saved_tensors_hooks(device):
@@ -111,3 +157,9 @@ def test_nested_tensors_are_refused():
     ours, _, x = models("cpu")
     with pytest.raises(NotImplementedError, match="gdext::linear"):
         ours(torch.nested.nested_tensor([x, x[:2]], layout=torch.jagged))
+
+
+def test_functionalize_is_refused():
+    ours, _, x = models("cpu")
+    with pytest.raises(RuntimeError, match="Functionalize"):
+        torch.func.functionalize(ours)(x)

@@ -127,7 +127,8 @@ def first_output(
             or forward_ad._current_level >= 0
         ):
             return apply_otherwise(*inputs)[0]
-        if not torch.is_grad_enabled():
+        # enable_grad within inference mode gives no graph either
+        if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
             return run(*inputs)[0]
         y: Tensor = apply_eager(*inputs)
         return y

@@ -85,7 +85,11 @@ _apply = eager_form("Layers", _forward, _backward)
 def joined_layers(x: Tensor, activations: Sequence[int], params: Sequence[Tensor | None]) -> Tensor:
     """linear.py's linear, once for each layer: x [*, I], activations [L], weight [O, I] and bias
     [O] or None of each layer in turn."""
-    y: Tensor = _apply(x, activations, torch.is_grad_enabled(), *params)
+    is_grad_enabled = torch.is_grad_enabled()
+    if is_grad_enabled and torch.is_inference_mode_enabled():  # which gives no graph
+        with torch.no_grad():
+            return joined_layers(x, activations, params)
+    y: Tensor = _apply(x, activations, is_grad_enabled, *params)
     return y
 
 
@@ -112,14 +116,27 @@ class Recorded(Function):
     backward = staticmethod(Linear.backward)
 
 
+def _as_at_forward(t: Tensor, needed: bool) -> Tensor:
+    """t, with a gradient if it needed one then, whatever it requires by now. A view, so that what
+    the inputs were made of, perhaps of one another, is not walked through."""
+    return (t.view_as(t) if needed else t.detach()).requires_grad_(needed)
+
+
 def _differentiable_grads(
     ctx: Any, saved: Sequence[Tensor | None], dy: Tensor
 ) -> list[Tensor | None]:
     """The gradients of x and the parameters, connected to them and to dy: by way of a node for each
     layer, built around the values that the forward saved."""
-    # Views, so that what the inputs were made of, perhaps of one another, is not walked through.
-    first = saved[0] if ctx.x is None else ctx.x
-    inputs: list[Any] = [None if t is None else t.view_as(t) for t in (first, *ctx.params)]
+    needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+    # What was saved, where it was: hooks may have copied it before a parameter was changed.
+    values = [saved[0] if ctx.x is None else ctx.x]
+    for i, param in enumerate(ctx.params):
+        value = saved[4 * (i // 2) + 1 + i % 2]
+        values.append(param if value is None else value)
+    inputs: list[Any] = [
+        None if t is None else _as_at_forward(t, need)
+        for t, need in zip(values, needed, strict=True)
+    ]
     y, *params = inputs
     for i, activation in enumerate(ctx.activations):
         weight, bias = params[2 * i : 2 * i + 2]
@@ -131,7 +148,6 @@ def _differentiable_grads(
             value = dy.new_empty((*dy.shape[:-1], len(weight)))
         z = s if activation in SAVES_Z else value.new_empty(0)
         y = Recorded.apply(y, weight, bias, activation, (value, z))
-    needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
     wanted = [t for t, need in zip(inputs, needed, strict=True) if need]
     grads = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
     return [next(grads) if need else None for need in needed]

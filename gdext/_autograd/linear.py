@@ -97,16 +97,21 @@ class Linear(Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, _dz: None = None) -> Grads:
-        return *_gradients(ctx, dy, ctx.activation), None, None
+        return *_gradients(ctx, dy, ctx.activation, False), None, None
 
 
-def _gradients(ctx: Any, dy: Tensor | None, activation: int) -> Grads:
+def _gradients(ctx: Any, dy: Tensor | None, activation: int, is_eager: bool) -> Grads:
     """dx, dw and db in a backward whose first three inputs are x, weight and bias."""
     if dy is None:
         return None, None, None
     x, weight, bias, saved = ctx.saved_tensors
     need_x, need_w, need_b, *_ = ctx.needs_input_grad
     if is_differentiated():
+        if is_eager:  # what has come to require a gradient since the forward was a constant there
+            x, weight, bias = (
+                t.detach() if t is not None and not need else t
+                for t, need in zip((x, weight, bias), ctx.needs_input_grad, strict=True)
+            )
         dx, dw, db = linear_backward(dy, saved, x, weight, bias, activation, need_x, need_w, need_b)
     else:  # spare the node
         wanted = [need_x, need_w, need_b]
@@ -126,7 +131,7 @@ def _eager_linear(activation: int) -> Apply:
         return y
 
     def backward(ctx: Any, dy: Tensor | None) -> Grads:
-        return _gradients(ctx, dy, activation)
+        return _gradients(ctx, dy, activation, True)
 
     return eager_form("Linear", forward, backward)
 

@@ -178,7 +178,9 @@ def _content(module: nn.Module) -> object:
     kind = type(module)
     if "forward" in module.__dict__:
         return _UNKNOWN
-    if kind is gdext_nn.Linear or kind is nn.Linear:
+    if isinstance(module, nn.Linear) and kind in (gdext_nn.Linear, nn.Linear):
+        if not gdext_nn.has_plain_parts(module):
+            return _UNKNOWN
         p = module._parameters
         return kind, id(p.get("weight")), id(p.get("bias")), module.__dict__.get("activation")
     if isinstance(module, nn.Sequential) and gdext_nn.runs_in_sequence(module):
