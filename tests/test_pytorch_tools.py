@@ -163,3 +163,32 @@ def test_functionalize_is_refused():
     ours, _, x = models("cpu")
     with pytest.raises(RuntimeError, match="Functionalize"):
         torch.func.functionalize(ours)(x)
+
+
+def test_a_curved_layer_keeps_its_input_for_the_second_derivative(device):
+    for activation, kept in (("tanh", True), ("relu", False)):
+        layer = gdext.nn.Linear(3, 2, activation=activation, device=device).requires_grad_(False)
+        x = torch.randn(4, 3, device=device, requires_grad=True) * 1
+        y = layer(x)
+        x.add_(1)
+        if kept:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                y.sum().backward()
+        else:
+            y.sum().backward()
+
+
+def test_a_compiled_layer_within_an_mlp_is_not_called(device):
+    ours, _, x = models(device)
+    want = ours(x)
+    called = []
+    for layer in ours.children():
+        layer.compile(backend=lambda *args: called.append(args))
+    assert torch.equal(ours(x), want) and not called
+
+
+def test_quantize_dynamic_leaves_gdext_layers_as_they_are():
+    model = nn.Sequential(gdext.nn.Linear(3, 2), nn.Linear(2, 2))
+    model = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    assert type(model[0]) is gdext.nn.Linear
+    assert type(model[1]) is not nn.Linear
