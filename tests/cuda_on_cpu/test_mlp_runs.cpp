@@ -181,6 +181,14 @@ void test_graphs() {
   cuda::mlp(plain.here(), {});
   if (emulation::graph_launches == graphs) fail("made no graph of its own");
 
+  // None can be had: the steps are taken all the same.
+  Run without = captured;
+  const long made = emulation::graph_launches;
+  emulation::next_graph_error = cudaErrorMemoryAllocation;
+  if (cuda::mlp(without.here(), {}) != kN) fail("did not take all steps without a graph");
+  if (emulation::graph_launches != made) fail("made a graph");
+  without.compare(plain);
+
   // The caller's graph, replayed: as if the run were called twice.
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
