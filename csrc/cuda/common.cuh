@@ -129,9 +129,14 @@ cudaError_t allow_shape(void (*kernel)(Parameters...), const LaunchShape& shape)
   constexpr size_t kShared = 48 * 1024;
   constexpr int kPortableCluster = 8;
   cudaError_t error = cudaSuccess;
-  if (shape.dynamic_shared > kShared)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shape.dynamic_shared));
+  if (shape.dynamic_shared > kShared) {
+    // All that there is, whatever is asked for: the kernel's limit is the process', and another
+    // thread may be about to launch it with more.
+    int device = 0, most = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  }
   if (error == cudaSuccess && shape.cluster > kPortableCluster)
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   return error;
