@@ -74,10 +74,13 @@ def test_a_network_that_fills_a_cluster(device, momentum):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("batch_size", [1, 4, 20])
 def test_bits_are_the_same_again_and_step_by_step(device, batch_size, dtype):
+    # A last batch of fewer samples is, on CUDA and by itself, for a kernel that adds up in another
+    # order.
+    samples = 90 if device == "cpu" else 80
     runs = []
     for by_step in (False, False, True):
         trainer, _ = make([33, 40, 6], "mse", SGD[1], device, dtype)
-        x, y = (t.to(device) for t in data([33, 40, 6], 90, "mse", dtype))
+        x, y = (t.to(device) for t in data([33, 40, 6], samples, "mse", dtype))
         if by_step:
             batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
             losses = torch.stack([trainer.step(*batch) for batch in batches])

@@ -65,6 +65,30 @@ def test_gradients_in_place_of_an_update():
     assert all(torch.equal(t, u) for t, u in zip(after, before, strict=True))
 
 
+def test_norms_with_an_update_need_no_more_workspace_than_was_asked_for(device):
+    given = {
+        name: [t.to(device) for t in value]
+        if isinstance(value, list) and isinstance(value[0], torch.Tensor)
+        else value.to(device)
+        if isinstance(value, torch.Tensor) and name != "done"
+        else value
+        for name, value in arguments(norms=torch.tensor([8.0, 3.0]).double()).items()
+    }
+    given["workspace"] = torch.empty(0, dtype=torch.uint8, device=device)
+    wanted = MLP(**given)
+    room = torch.full((wanted + (1 << 16),), 0x55, dtype=torch.uint8, device=device)
+    given["workspace"] = room[:wanted]
+    w1, b1, w2 = given["params"]
+    x, t = given["inputs"][given["order"][:2]], given["targets"][given["order"][:2]]
+    loss = (
+        torch.nn.functional.mse_loss(torch.relu(x @ w1.t() + b1) @ w2.t(), t, reduction="sum") / 8
+    )
+    assert MLP(**given) == wanted
+    assert given["losses"][0].item() == pytest.approx(loss.item(), rel=1e-4)
+    assert given["done"].item() == 2
+    assert (room[wanted:] == 0x55).all()
+
+
 def test_too_little_workspace_does_nothing():
     given = arguments(workspace=torch.empty(64, dtype=torch.uint8))
     before = [p.clone() for p in given["params"]]

@@ -119,7 +119,8 @@ struct MlpFault {
 
 namespace cuda {
 constexpr int64_t kMlpCheckBytes = 8192;
-MlpSizes mlp_sizes(const MlpArgs&);    // reads what the cpu's does, and group_count
+MlpSizes mlp_sizes(const MlpArgs&);    // of a call with these args; inputs, targets, losses, order,
+                                       // lr, samples and seconds may be others by then
 int64_t mlp(const MlpArgs&, Context);  // the number of steps launched; throws before any of them
 // For N inputs; memory: kMlpCheckBytes on the device. Waits for the stream, unless it is being
 // captured: then a fault stops the kernel when the graph is run. Nothing is to be checked, or

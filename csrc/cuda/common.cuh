@@ -6,10 +6,12 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "contract/common.h"
 
@@ -43,6 +45,27 @@ inline int compute_capability() {
   return 10 * major + minor;
 }
 
+// The capability that the code was written for which a device of `capability` runs, out of that for
+// `archs`: machine code for a device of its major version or, translated by the driver, PTX for an
+// older one, whose branches on __CUDA_ARCH__ are as old. `capability` where there is none.
+constexpr int code_capability(std::string_view archs, int capability) {
+  int newest = 0;
+  while (!archs.empty()) {
+    const std::string_view arch = archs.substr(0, archs.find(' '));
+    archs.remove_prefix(std::min(arch.size() + 1, archs.size()));
+    int number = 0;
+    for (const char c : arch)
+      if (c >= '0' && c <= '9') number = 10 * number + (c - '0');
+    // That of 9.0a is for 9.0 alone.
+    const bool serves_newer =
+        arch.ends_with("+PTX") && arch.find_first_of("af") == std::string_view::npos;
+    if (number <= capability && (serves_newer || number / 10 == capability / 10))
+      newest = std::max(newest, number);
+  }
+  return newest ? newest : capability;
+}
+inline int code_capability() { return code_capability(GDEXT_CUDA_ARCHS, compute_capability()); }
+
 [[noreturn]] inline void throw_launch_error(const char* name, cudaError_t error) {
   std::string message =
       std::string("gdext: CUDA kernel ") + name + ": " + cudaGetErrorString(error);
@@ -75,7 +98,7 @@ struct LaunchShape {
 // A shape as the runtime takes it; it points into itself.
 struct LaunchConfig {
   cudaLaunchConfig_t config = {};
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[2] = {};  // their padding too
 
   LaunchConfig(const LaunchShape& shape, Context context) {
     config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
@@ -106,9 +129,14 @@ cudaError_t allow_shape(void (*kernel)(Parameters...), const LaunchShape& shape)
   constexpr size_t kShared = 48 * 1024;
   constexpr int kPortableCluster = 8;
   cudaError_t error = cudaSuccess;
-  if (shape.dynamic_shared > kShared)
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shape.dynamic_shared));
+  if (shape.dynamic_shared > kShared) {
+    // All that there is, whatever is asked for: the kernel's limit is the process', and another
+    // thread may be about to launch it with more.
+    int device = 0, most = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  }
   if (error == cudaSuccess && shape.cluster > kPortableCluster)
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   return error;

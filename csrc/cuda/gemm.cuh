@@ -95,11 +95,14 @@ void gemm_by(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M,
 template <class TA, class TB, Product kProduct = Product::any, class Epilogue>
 void gemm(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, Epilogue epilogue,
           Context context) {
-  if constexpr (std::is_same_v<TA, TB>)
-    gemm_by<TA, kProduct>(choose_gemm_kernel<TA>(a, b, M, N, K, compute_capability(), context.tf32),
-                          name, a, b, M, N, K, epilogue, context);
-  else
+  if constexpr (std::is_same_v<TA, TB>) {
+    const int of_code = code_capability(),
+              capability = of_code < 80 ? of_code : compute_capability();
+    gemm_by<TA, kProduct>(choose_gemm_kernel<TA>(a, b, M, N, K, capability, context.tf32), name, a,
+                          b, M, N, K, epilogue, context);
+  } else {
     gemm_plain<TA, TB>(name, a, b, M, N, K, epilogue, context);
+  }
 }
 
 }  // namespace gdext::cuda

@@ -191,7 +191,7 @@ void gemm_skinny(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int
   constexpr int kCluster = 8;
   constexpr int64_t kLongK = 512, kEnoughBlocks = 132;
   const int64_t blocks = ceil_div(shape.many, kWarp);
-  if (K >= kLongK && blocks < kEnoughBlocks && compute_capability() >= 90)
+  if (K >= kLongK && blocks < kEnoughBlocks && code_capability() >= 90)
     launch(name, skinny_columns_kernel<T, kCluster, Epilogue>,
            {.blocks = blocks * kCluster, .threads = kThreads, .cluster = kCluster}, context, few,
            many, shape, epilogue);

@@ -71,12 +71,10 @@ class MlpLayersRun final : public MlpRun {
   void take(int64_t steps) override {
     const int64_t whole = std::min(steps, args_.samples / args_.B - taken_);
     int64_t left = whole;
-    if (!graph_ && left >= kLeastStepsForGraph && !is_capturing(context_)) {
+    if (!graph_refused_ && !graph_ && left >= kLeastStepsForGraph && !is_capturing(context_)) {
       step(args_.B, context_);  // loads the kernels, which is not to be done amid a capture
       --left;
-      graph_ = std::make_unique<Graph>(context_, [&](Context capturing) {
-        for (int64_t n = 0; n < kStepsInGraph; ++n) step(args_.B, capturing);
-      });
+      make_graph();
     }
     for (; graph_ && left >= kStepsInGraph; left -= kStepsInGraph) graph_->launch(context_);
     for (; left > 0; --left) step(args_.B, context_);
@@ -96,6 +94,18 @@ class MlpLayersRun final : public MlpRun {
   }
 
  private:
+  // A step has been launched by now, and no error may come after it: where CUDA has no memory for a
+  // graph, say, the steps are launched one by one.
+  void make_graph() {
+    try {
+      graph_ = std::make_unique<Graph>(context_, [&](Context capturing) {
+        for (int64_t n = 0; n < kStepsInGraph; ++n) step(args_.B, capturing);
+      });
+    } catch (const std::runtime_error&) {
+      graph_refused_ = true;
+    }
+  }
+
   struct Layer {
     T* h;   // [B,O] the layer's output
     T* z;   // [B,O] or null
@@ -190,6 +200,7 @@ class MlpLayersRun final : public MlpRun {
   int64_t bytes_;
   int64_t taken_ = 0;
   std::unique_ptr<Graph> graph_;
+  bool graph_refused_ = false;
 };
 
 }  // namespace

@@ -146,14 +146,13 @@ Layout::Layout(const MlpArgs& from, const MlpResidentPlan& plan)
 
 // What the current device offers.
 struct Offers {
-  int major = 0, multiprocessors = 0, shared_bytes = 0, cooperative = 0;
+  int capability = code_capability(), multiprocessors = 0, shared_bytes = 0, cooperative = 0;
   Offers() {
     int device = 0;
     check_cuda("device", cudaGetDevice(&device));
     const auto ask = [&](int& value, cudaDeviceAttr what) {
       check_cuda("attribute of the device", cudaDeviceGetAttribute(&value, what, device));
     };
-    ask(major, cudaDevAttrComputeCapabilityMajor);
     ask(multiprocessors, cudaDevAttrMultiProcessorCount);
     ask(shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
     ask(cooperative, cudaDevAttrCooperativeLaunch);
@@ -187,9 +186,9 @@ LaunchShape launch_shape(const MlpResidentPlan& plan, int64_t shared_bytes) {
 
 // Whether the device has what such blocks need; `runs_together` says the rest, and takes longer.
 bool fits(const MlpResidentPlan& plan, const Layout& layout, const Offers& offers) {
-  if (layout.shared_bytes > offers.shared_bytes || offers.major < 8) return false;
+  if (layout.shared_bytes > offers.shared_bytes || offers.capability < 80) return false;
   if (plan.grid) return offers.cooperative && plan.blocks <= offers.multiprocessors;
-  return plan.blocks == 1 || offers.major >= 9;
+  return plan.blocks == 1 || offers.capability >= 90;
 }
 bool runs_together(const MlpResidentPlan& plan, const Layout& layout) {
   if (plan.grid || plan.blocks == 1) return true;

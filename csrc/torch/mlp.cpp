@@ -187,6 +187,7 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
     check_kind(*norms, "norms", ScalarType::Double, param);
     check_shape(*norms, "norms", {steps}, "steps");
     GDEXT_CHECK(norms->is_contiguous(), "norms: wanted a contiguous tensor");
+    args.norms = static_cast<const double*>(data(*norms));
   }
   if (lr) {
     check_kind(*lr, "lr", ScalarType::Double, param);
@@ -226,7 +227,7 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   args.scratch = memory + aligned(sizes.packed);
 
   args.samples = end - begin;
-  if (norms) args.norms = static_cast<const double*>(data(*norms)) + past;
+  if (args.norms) args.norms += past;
   std::vector<double> rates;
   if (lr) {
     args.lr = static_cast<const double*>(data(*lr)) + past * args.group_count;

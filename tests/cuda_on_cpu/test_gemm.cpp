@@ -190,6 +190,28 @@ void check_choice() {
   expect(cuda::choose_gemm_kernel<float>(sparse, b, kMany, 10, 4096, 75, false), GemmKernel::plain);
 }
 
+// A device that runs code for an older one has no more instructions than that.
+void check_code() {
+  begin_case("capability of the code");
+  const auto expect = [](std::string_view archs, int device, int want) {
+    ++compared;
+    const int got = cuda::code_capability(archs, device);
+    if (got != want) fail(std::string(archs) + ": got " + std::to_string(got));
+  };
+  constexpr std::string_view kDefault = "7.5 8.0 8.6 9.0a 10.0 12.0+PTX";
+  expect(kDefault, 75, 75);
+  expect(kDefault, 80, 80);
+  expect(kDefault, 89, 86);
+  expect(kDefault, 90, 90);
+  expect(kDefault, 103, 100);
+  expect(kDefault, 121, 120);
+  expect("8.0+PTX", 90, 80);
+  expect("7.5+PTX 9.0a", 86, 75);
+  expect("8.0+PTX 9.0a+PTX", 120, 80);
+  expect("8.0 9.0+PTX", 120, 90);
+  expect("a list that names none", 90, 90);
+}
+
 template <class T>
 std::vector<GemmKernel> kernels_of() {
   if (std::is_same_v<T, double>) return {GemmKernel::plain, GemmKernel::mma_small};
@@ -203,6 +225,7 @@ std::vector<GemmKernel> kernels_of() {
 template <class T>
 void test_gemm() {
   check_choice();
+  check_code();
   test_skinny<T>();
   for (GemmKernel kernel : kernels_of<T>()) {
     const bool large = kernel != GemmKernel::plain && kernel != GemmKernel::mma_small;

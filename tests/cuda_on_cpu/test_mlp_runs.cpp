@@ -181,6 +181,14 @@ void test_graphs() {
   cuda::mlp(plain.here(), {});
   if (emulation::graph_launches == graphs) fail("made no graph of its own");
 
+  // None can be had: the steps are taken all the same.
+  Run without = captured;
+  const long made = emulation::graph_launches;
+  emulation::next_graph_error = cudaErrorMemoryAllocation;
+  if (cuda::mlp(without.here(), {}) != kN) fail("did not take all steps without a graph");
+  if (emulation::graph_launches != made) fail("made a graph");
+  without.compare(plain);
+
   // The caller's graph, replayed: as if the run were called twice.
   cudaStream_t stream = nullptr;
   cudaGraph_t graph = nullptr;
@@ -220,6 +228,20 @@ void test_refused_launch() {
   if (run.w != before) fail("changed parameters");
 }
 
+__global__ void empty_kernel() {}
+
+// As two networks do that train side by side, in the resident form's one kernel.
+void test_shared_memory_of_two_threads() {
+  begin_case("launch, as another thread asks for less shared memory");
+  const cuda::LaunchShape large{.blocks = 1, .threads = 32, .dynamic_shared = 200 * 1024};
+  const cuda::LaunchShape small{.blocks = 1, .threads = 32, .dynamic_shared = 60 * 1024};
+  const cuda::LaunchConfig launch(large, {});
+  cuda::allow_shape(empty_kernel, large);
+  cuda::allow_shape(empty_kernel, small);
+  ++compared;
+  if (cudaLaunchKernelEx(&launch.config, empty_kernel) != cudaSuccess) fail("was refused");
+}
+
 }  // namespace
 
 void test_mlp_runs() {
@@ -228,6 +250,7 @@ void test_mlp_runs() {
   test_parts();
   test_graphs();
   test_refused_launch();
+  test_shared_memory_of_two_threads();
 }
 
 }  // namespace gdext::test

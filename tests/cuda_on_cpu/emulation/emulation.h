@@ -20,6 +20,7 @@ constexpr int kErrorExitCode = 78;     // where a kernel does what it must not
 constexpr size_t kOfferBytes = 64;     // that a lane may hand over
 extern long launches, graph_launches;  // so far
 extern cudaError_t next_launch_error;  // the next launch fails with it, once
+extern cudaError_t next_graph_error;   // so does the next graph made executable
 extern cudaError_t last_error;         // what cudaGetLastError tells, once
 
 // The device; the defaults are an H100's.

@@ -57,6 +57,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
                                  unsigned long long) {
+  if (const cudaError_t error = std::exchange(next_graph_error, cudaSuccess)) {
+    return last_error = error;
+  }
   *executable = new emulated_graph(*graph);
   return cudaSuccess;
 }

@@ -12,7 +12,8 @@ extern "C" void __sanitizer_set_death_callback(void (*)()) __attribute__((weak))
 namespace emulation {
 
 long launches = 0, graph_launches = 0;
-cudaError_t next_launch_error = cudaSuccess, last_error = cudaSuccess;
+cudaError_t next_launch_error = cudaSuccess, next_graph_error = cudaSuccess,
+            last_error = cudaSuccess;
 Device device;
 void print_place();
 
