@@ -18,6 +18,14 @@ def threads(request):
     torch.set_num_threads(before)
 
 
+@pytest.fixture(params=[1, 2, 4])
+def long_threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 # Up to 8 samples there is a kernel of its own; above, with three threads and more, each gathers
 # a share of the samples for all.
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 8, 9, 16, 17, 33, 50, 100])
@@ -89,3 +97,13 @@ def test_same_bits_again(batch_size, dtype, threads):
     assert_bits_equal(losses, again)
     for name, t in states.items():
         assert_bits_equal(t, states_again[name])
+
+
+# Beyond 256 samples several panels of dz meet a panel of inputs together, beyond 512 the sums of a
+# block of samples are kept for the next. With four threads the last network has, where a panel has
+# 16 units, layers of one and two panels, which are fewer than the threads, below one of four.
+@pytest.mark.parametrize("sizes", [SIZES, [8, 16, 20, 49]])
+@pytest.mark.parametrize("batch_size", [300, 600, 1100])
+def test_long_batches(sizes, batch_size, long_threads):
+    pair = Pair(mlp(*sizes), nn.CrossEntropyLoss())
+    pair.assert_equal(*pair.run(*data(sizes, 1300, "cross_entropy"), batch_size))

@@ -83,7 +83,7 @@ struct MlpState {
       : args(args_), parts(parts_of(args_)), layers(new Layer[args_.L]), part(new Part[parts]) {
     Arena keep(packed), work(scratch);
     const int64_t B = args.B, small = std::min(B, kSmallBatch);
-    int64_t widest_in = 0, widest_dx = 0, widest_share = 0, widest_own = 0;
+    int64_t dw_sums = 0, widest_in = 0, widest_dx = 0, widest_share = 0, widest_own = 0;
     for (int64_t l = 0; l < args.L; ++l) {
       const MlpLayer& from = args.layers[l];
       Layer& layer = layers[l];
@@ -113,6 +113,8 @@ struct MlpState {
       const int64_t share_of = (layer.panels + parts - 1) / parts;
       widest_in = std::max(widest_in, layer.I);
       widest_own = std::max(widest_own, share_of);
+      dw_sums = std::max(dw_sums,
+                         weight_gradient_sums(B, layer.I, layer.wide ? share_of : layer.panels, P));
       if (l > 0) {
         widest_dx = std::max(widest_dx, Panel<A>::count(layer.I));
         widest_share = std::max(widest_share, layer.wide ? share_of : layer.panels);
@@ -142,7 +144,7 @@ struct MlpState {
       own.seen_by_all = work.take<uint8_t>(widest_in);
       own.order = work.take<int64_t>(args.order ? 0 : B);
       own.dzt = work.take<A>(B > kSmallBatch ? sample_panels * widest_share * P * P : 0);
-      own.dw_sums = work.take<A>(weight_gradient_sums(B, widest_in, widest_own, P));
+      own.dw_sums = work.take<A>(dw_sums);
       own.dy = work.take<A>(widest_own * small * P);
       for (A** row : {&own.row, &own.saved, &own.probabilities})
         *row = work.take<A>(last.panels * P);
