@@ -2,9 +2,10 @@
 // of kernels, by type, device and shape. The first of these that there is:
 //
 //   all       an operand read once, gemm_skinny.cuh        M or N of at most 16
-//   16 bits   tensor cores, gemm_wgmma.cuh                 sm_90 (compiled for 9.0a), many tiles
+//   16 bits   tensor cores, gemm_wgmma_tma.cuh             sm_90 (compiled for 9.0a), many tiles
 //   16 bits   tensor cores, gemm_mma.cuh                   sm_80 and newer
-//   float32   the same, operands rounded to tf32           sm_80 and newer, if context.tf32
+//   float32   rounded to tf32, gemm_wgmma_tf32.cuh         sm_90, many tiles, if context.tf32
+//   float32   rounded to tf32, gemm_mma.cuh                sm_80 and newer, if context.tf32
 //   float32   the same, operands split in two tf32         sm_80 and sm_90, many tiles
 //   float64   the same                                     sm_80, sm_90, sm_100
 //   all       plain multiply-adds, gemm_plain.cuh          always
@@ -14,7 +15,8 @@
 #pragma once
 #include "cuda/gemm_plain.cuh"
 #include "cuda/gemm_skinny.cuh"
-#include "cuda/gemm_wgmma.cuh"
+#include "cuda/gemm_wgmma_tf32.cuh"
+#include "cuda/gemm_wgmma_tma.cuh"
 
 namespace gdext::cuda {
 
@@ -40,7 +42,7 @@ GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t 
     return datacenter && capability < 100 && many && K >= kLong ? GemmKernel::split
                                                                 : GemmKernel::plain;
   }
-  if (sizeof(T) == 2 && many && capability == 90 && kHasWgmma) return GemmKernel::wgmma;
+  if (capability == 90 && kHasWgmma && is_worth_wgmma<T>(M, N, K)) return GemmKernel::wgmma;
   return many ? GemmKernel::mma_large : GemmKernel::mma_small;
 }
 
@@ -55,6 +57,9 @@ void gemm_tensor(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_
     run(Double{}, SmallMmaTile{});
   } else if constexpr (std::is_same_v<T, float>) {
     if (kernel == GemmKernel::split) return run(Tf32Split{}, LargeMmaTile{});
+    if (kernel == GemmKernel::wgmma &&
+        gemm_wgmma_tf32<kA, kB>(name, a, b, M, N, K, epilogue, context))
+      return;
     small ? run(Tf32{}, SmallMmaTile{}) : run(Tf32{}, LargeMmaTile{});
   } else {
     if (kernel == GemmKernel::wgmma &&

@@ -1,137 +1,173 @@
-// gemm by tensor cores, a warpgroup at a time and straight out of shared memory (wgmma, sm_90a),
-// for 16-bit types whose rows or columns are aligned to 16 bytes.
+// gemm by tensor cores, a warpgroup at a time and straight out of shared memory (wgmma, sm_90a):
+// what its two kernels share, gemm_wgmma_tma.cuh for 16-bit types and gemm_wgmma_tf32.cuh for
+// float32 rounded to tf32. They differ in how operands get to shared memory.
 //
-// A block of two warpgroups makes a tile of C, each 64 rows of it. All threads copy, kStages - 1
-// tiles ahead, and the products of one step run beside the copies of a later one; two blocks on a
-// multiprocessor fill each other's waits.
+// A block makes a tile of 128 x 256 of C. Two warpgroups multiply, each 64 rows, by instructions as
+// wide as there are; a third one copies, kStages tiles ahead at most. Per byte of shared memory
+// that is written and read this multiplies most: tiles of 128 x 128 would wait for shared memory a
+// fifth of the time, and for the second-level cache too.
+//
+// A product of few tiles and much to add up (dw) is shared by a cluster: each block has a range of
+// k, and in the end a range of the tile's rows, whose sums it adds up in the blocks' order.
 #pragma once
 #include <string_view>
 
-#include "cuda/gemm_mma.cuh"
+#include "cuda/gemm_rows.cuh"
 
 namespace gdext::cuda {
 
 struct WgmmaTile {
-  static constexpr int kRows = 128, kCols = 128, kStages = 3, kThreads = 256;
-  static constexpr int kGroup = 128, kRowsOfGroup = 64;  // threads of a warpgroup, its rows
-  static constexpr int kLineBytes = 128;                 // all of the swizzle's
-  static constexpr int kDepth = kLineBytes / 2;          // of 16-bit elements
-  static constexpr int kOperandBytes = kRows * kLineBytes;
-  static constexpr int kStageBytes = 2 * kOperandBytes;
-  template <class A>
-  static constexpr int kPitch = kCols + 8;  // as MmaTile's
-  static constexpr int kSharedBytes = kStages * kStageBytes;
-  static_assert(kSharedBytes >= kRows * kPitch<float> * 4 && kRows == kCols);
+  static constexpr int kRows = 128, kCols = 256, kStages = 4, kThreads = 384;
+  static constexpr int kMultiplying = 256, kCopying = 128;  // threads, in this order
+  static constexpr int kGroup = 128, kRowsOfGroup = 64;     // threads of a warpgroup, its rows
+  static constexpr int kLineBytes = 128;                    // all of the swizzle's
+  template <class T>
+  static constexpr int kDepth = kLineBytes / static_cast<int>(sizeof(T));
+  static constexpr int kParts = 4;  // of the depth: what an instruction multiplies
+
+  // Operands lie in blocks of 64 lines, as wgmma reads them (ptx/descriptor.cuh): 64 lines of 128
+  // bytes along k, or kDepth of them across, of 64 elements of 16 bits.
+  static constexpr int kLinesOfBlock = 64, kBlockBytes = kLinesOfBlock * kLineBytes;
+  static constexpr int kRowBlocks = kRows / kLinesOfBlock, kColBlocks = kCols / kLinesOfBlock;
+  static constexpr int kColsAt = kRowBlocks * kBlockBytes;  // of a stage, after the rows
+  static constexpr int kStageBytes = (kRowBlocks + kColBlocks) * kBlockBytes;
+
+  static constexpr int kPitch = kCols + 8;  // of the sums, as MmaTile's
+  static constexpr int kBarriersAt = kStages * kStageBytes;
+  static constexpr int kSharedBytes = kBarriersAt + 2 * kStages * 8;
+  static_assert(kBarriersAt >= kRows * kPitch * 4);
+
+  // A stage's tile, and the mbarriers that tell that it is there, that it has been multiplied.
+  __device__ static unsigned char* stage(int step) {
+    return ptx::dynamic_shared() + step % kStages * kStageBytes;
+  }
+  __device__ static uint64_t* full(int step) {
+    return reinterpret_cast<uint64_t*>(ptx::dynamic_shared() + kBarriersAt) + step % kStages;
+  }
+  __device__ static uint64_t* empty(int step) { return full(step) + kStages; }
+  // Of their phase: steps count from 0 in each block.
+  __device__ static unsigned parity(int step) { return step / kStages % 2; }
 };
 
-// An operand's tile as wgmma reads it (ptx/descriptor.cuh): lines of 128 bytes along k, one for
-// each row (or column); or of 64 rows (or columns), kDepth of them for each 64.
-template <class T, Adjacent kAdjacent>
-struct WgmmaOperandTile {
-  static constexpr bool kAlongK = kAdjacent == Adjacent::along_k;
-  static constexpr int kPerPiece = kPiece / 2, kPerLine = WgmmaTile::kLineBytes / 2;
-  static constexpr int kPiecesOfLine = WgmmaTile::kLineBytes / kPiece;
-  static constexpr int kBlockBytes = WgmmaTile::kDepth * WgmmaTile::kLineBytes;  // of 64 rows
-  static constexpr int kGroupBytes = 8 * WgmmaTile::kLineBytes;                  // of 8 lines
-
-  // As OperandTile's, for operands in pieces alone.
-  __device__ static void fetch(unsigned char* tile, const Operand& operand, int64_t first_line,
-                               int64_t first_k, int64_t lines, int64_t depth) {
-    constexpr int kLinesAtOnce = WgmmaTile::kThreads / kPiecesOfLine;
-    static_assert(kLinesAtOnce % 8 == 0 && WgmmaTile::kDepth % kLinesAtOnce == 0);
-    const int in_block = threadIdx.x / kPiecesOfLine, piece = threadIdx.x % kPiecesOfLine;
-    unsigned char* to = tile + ptx::swizzled(in_block * WgmmaTile::kLineBytes + piece * kPiece,
-                                             ptx::Swizzle::bytes128);
-#pragma unroll
-    for (int i = 0; i < WgmmaTile::kRows / kLinesAtOnce; ++i) {
-      const int at = i * kLinesAtOnce;
-      const int64_t line =
-          first_line +
-          (kAlongK ? at + in_block : at / WgmmaTile::kDepth * kPerLine + piece * kPerPiece);
-      const int64_t k = first_k + (kAlongK ? piece * kPerPiece : at % WgmmaTile::kDepth + in_block);
-      const int64_t left = line < lines && k < depth ? (kAlongK ? depth - k : lines - line) : 0;
-      const T* data = static_cast<const T*>(operand.data);
-      ptx::cp_async<kPiece>(to + at * WgmmaTile::kLineBytes,
-                            left ? data + line * operand.line_stride + k * operand.k_stride : data,
-                            static_cast<int>(left < kPerPiece ? left : kPerPiece) * 2);
-    }
+// The block's tile, and which of the blocks that share it this one is.
+struct WgmmaShare {
+  __device__ explicit WgmmaShare(int64_t N)
+      : rank(ptx::cluster_rank()), blocks(ptx::cluster_blocks()) {
+    const int tile = blockIdx.x / blocks;
+    const int tiles_across = static_cast<int>(ceil_div(N, WgmmaTile::kCols));
+    first_row = int64_t{tile / tiles_across} * WgmmaTile::kRows;
+    first_col = int64_t{tile % tiles_across} * WgmmaTile::kCols;
+  }
+  // The block's steps along k are [first(rank), first(rank + 1)).
+  __device__ int first(int of_rank, int64_t steps) const {
+    return static_cast<int>(steps * of_rank / blocks);
   }
 
-  // From row (or column) `first`, a multiple of 64, and the `step`-th 16 of k on.
-  __device__ static uint64_t descriptor(const unsigned char* tile, int first, int step) {
-    const unsigned char* start =
-        kAlongK ? tile + first * WgmmaTile::kLineBytes + step * 32
-                : tile + first / kPerLine * kBlockBytes + step * 2 * kGroupBytes;
-    return ptx::matrix_descriptor(start, ptx::Swizzle::bytes128, kBlockBytes, kGroupBytes);
-  }
+  int rank, blocks;
+  int64_t first_row, first_col;
 };
 
-template <class T, Adjacent kA, Adjacent kB, class Epilogue>
-__global__ void __launch_bounds__(WgmmaTile::kThreads, kBlocksAtOnce)
-    gemm_wgmma_kernel(Operand a, Operand b, int64_t M, int64_t N, int64_t K, Epilogue epilogue) {
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// From row (or column) `first`, a multiple of 64, and the `part`-th 32 bytes of k on.
+template <Adjacent kAdjacent>
+__device__ uint64_t wgmma_operand(const unsigned char* tile, int first, int part) {
+  constexpr int kGroupBytes = 8 * WgmmaTile::kLineBytes;  // of 8 lines
+  const unsigned char* start =
+      tile + first / WgmmaTile::kLinesOfBlock * WgmmaTile::kBlockBytes +
+      (kAdjacent == Adjacent::along_k ? part * 32 : part * 2 * kGroupBytes);
+  return ptx::matrix_descriptor(start, ptx::Swizzle::bytes128, WgmmaTile::kBlockBytes, kGroupBytes);
+}
+
+// kA, kB: which elements are adjacent in shared memory. Leaves the sums there, rows kPitch apart.
+template <class T, Adjacent kA, Adjacent kB>
+__device__ void multiply_tiles(int steps) {
   using Tile = WgmmaTile;
-  using ATile = WgmmaOperandTile<T, kA>;
-  using BTile = WgmmaOperandTile<T, kB>;
   constexpr int kAIsMnMajor = kA == Adjacent::across_lines,
                 kBIsMnMajor = kB == Adjacent::across_lines;
-  unsigned char* shared = ptx::dynamic_shared();
-  const int64_t tiles_across = ceil_div(N, Tile::kCols);
-  const int64_t first_row = blockIdx.x / tiles_across * Tile::kRows;
-  const int64_t first_col = blockIdx.x % tiles_across * Tile::kCols;
+  const int lane = threadIdx.x % kWarp;
   const int group_row = threadIdx.x / Tile::kGroup * Tile::kRowsOfGroup;
-
-  const int64_t steps = ceil_div(K, Tile::kDepth);
-  const auto fetch = [&](int64_t step) {
-    if (step < steps) {
-      unsigned char* stage = shared + step % Tile::kStages * Tile::kStageBytes;
-      ATile::fetch(stage, a, first_row, step * Tile::kDepth, M, K);
-      BTile::fetch(stage + Tile::kOperandBytes, b, first_col, step * Tile::kDepth, N, K);
-    }
-    ptx::cp_async_commit();
-  };
   float sum[Tile::kCols / 2] = {};
-  for (int step = 0; step < Tile::kStages - 1; ++step) fetch(step);
 #pragma unroll 1
-  for (int64_t step = 0; step < steps; ++step) {
-    ptx::cp_async_wait<Tile::kStages - 2>();
-    ptx::fence_async();  // wgmma sees what this thread has copied,
-    __syncthreads();     // and the others; and all have done with the last step's tiles
-    const unsigned char* a_tile = shared + step % Tile::kStages * Tile::kStageBytes;
-    const unsigned char* b_tile = a_tile + Tile::kOperandBytes;
+  for (int step = 0; step < steps; ++step) {
+    const unsigned char* tile = Tile::stage(step);
+    ptx::mbarrier_wait(Tile::full(step), Tile::parity(step));
     ptx::wgmma_fence();
 #pragma unroll
-    for (int part = 0; part < Tile::kDepth / 16; ++part) {
-      const uint64_t rows = ATile::descriptor(a_tile, group_row, part);
-      const uint64_t cols = BTile::descriptor(b_tile, 0, part);
-      if constexpr (std::is_same_v<T, bfloat16>)
+    for (int part = 0; part < Tile::kParts; ++part) {
+      const uint64_t rows = wgmma_operand<kA>(tile, group_row, part);
+      const uint64_t cols = wgmma_operand<kB>(tile + Tile::kColsAt, 0, part);
+      if constexpr (std::is_same_v<T, float>)
+        ptx::wgmma_tf32(sum, rows, cols, true);
+      else if constexpr (std::is_same_v<T, bfloat16>)
         ptx::wgmma_bf16<kAIsMnMajor, kBIsMnMajor>(sum, rows, cols, true);
       else
         ptx::wgmma_f16<kAIsMnMajor, kBIsMnMajor>(sum, rows, cols, true);
     }
     ptx::wgmma_commit();
-    fetch(step + Tile::kStages - 1);
-    ptx::wgmma_wait<0>();
+    // This step's products run on while the last step's tile is given back.
+    ptx::wgmma_wait<1>();
+    __syncwarp();
+    if (step > 0 && lane == 0) ptx::mbarrier_arrive(Tile::empty(step - 1));
   }
-
-  ptx::cp_async_wait<0>();
-  __syncthreads();
-  float* result = reinterpret_cast<float*>(shared);
-  const int lane = threadIdx.x % kWarp;
+  ptx::wgmma_wait<0>();
+  constexpr int kSumsDone = 1;                       // a named barrier
+  ptx::barrier_sync(kSumsDone, Tile::kMultiplying);  // none of the tiles is needed any more
+  float* result = reinterpret_cast<float*>(ptx::dynamic_shared());
   const int row = group_row + threadIdx.x % Tile::kGroup / kWarp * 16 + lane / 4;
 #pragma unroll
   for (int r = 0; r < Tile::kCols / 2; r += 2) {
     const int col = r / 4 * 8 + lane % 4 * 2;
-    *reinterpret_cast<Pack<float, 2>*>(result +
-                                       (row + r % 4 / 2 * 8) * Tile::template kPitch<float> +
+    *reinterpret_cast<Pack<float, 2>*>(result + (row + r % 4 / 2 * 8) * Tile::kPitch +
                                        col) = {{sum[r], sum[r + 1]}};
   }
+}
+
+// kArrivals: of those that copy, for each tile. copy(share, first, last): the tile's steps
+// [first, last) along k, by the threads from kMultiplying on. checked(m, n, sum): the sum, or what
+// is right instead.
+template <class T, Adjacent kA, Adjacent kB, int kArrivals, class Copy, class Checked,
+          class Epilogue>
+__device__ void make_wgmma_tile(int64_t M, int64_t N, int64_t K, const Copy& copy,
+                                const Checked& checked, const Epilogue& epilogue) {
+  using Tile = WgmmaTile;
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < Tile::kStages; ++stage) {
+      ptx::mbarrier_init(Tile::full(stage), kArrivals);
+      ptx::mbarrier_init(Tile::empty(stage), Tile::kMultiplying / kWarp);
+    }
+    ptx::fence_mbarrier_init();
+  }
   __syncthreads();
-  for_rows<Tile>(result, first_row, first_col, M, N, epilogue);
-#else
-  (void)a, (void)b, (void)M, (void)N, (void)K, (void)epilogue;
-  __trap();
-#endif
+
+  // What a thread may have of 64 K; the copies of tf32 need more, the sums less. Given back where
+  // both go on.
+  constexpr int kOfEach = 168, kToMultiply = 160, kToCopy = 3 * kOfEach - 2 * kToMultiply;
+  {
+    const WgmmaShare share(N);
+    const int64_t steps = ceil_div(K, Tile::kDepth<T>);
+    const int first = share.first(share.rank, steps), last = share.first(share.rank + 1, steps);
+    if (threadIdx.x < Tile::kMultiplying) {
+      ptx::fewer_registers<kToMultiply>();
+      multiply_tiles<T, kA, kB>(last - first);
+      ptx::more_registers<kOfEach>();
+    } else {
+      ptx::more_registers<kToCopy>();
+      copy(share, first, last);
+      ptx::fewer_registers<kOfEach>();
+    }
+  }
+  // Counted anew: that is cheaper than registers for it all the while.
+  const WgmmaShare share(N);
+  float* result = reinterpret_cast<float*>(ptx::dynamic_shared());
+  const int rows = Tile::kRows / share.blocks, begin = rows * share.rank;
+  if (share.blocks == 1) {
+    __syncthreads();
+  } else {
+    ptx::cluster_sync();
+    add_up_rows<Tile>(result, begin, begin + rows, share.blocks);
+  }
+  finish_rows<Tile>(result, begin, begin + rows, share.first_row, share.first_col, M, N, checked,
+                    epilogue);
+  if (share.blocks > 1) ptx::cluster_sync();  // none leaves while others read its sums
 }
 
 // Whether wgmma is compiled in.
@@ -142,21 +178,38 @@ constexpr bool kHasWgmma =
 constexpr bool kHasWgmma = true;  // as C++, on the CPU
 #endif
 
-// Whether it has taken the product: not where an operand is not in pieces.
-template <class T, Adjacent kA, Adjacent kB, class Epilogue>
-bool gemm_wgmma(const char* name, Matrix a, Matrix b, int64_t M, int64_t N, int64_t K,
-                Epilogue epilogue, Context context) {
-  if constexpr (kHasWgmma) {
-    const Operand rows = operand<T>(a.data, a.row_stride, a.col_stride, kA);
-    const Operand cols = operand<T>(b.data, b.col_stride, b.row_stride, kB);
-    if (!rows.in_pieces || !cols.in_pieces) return false;
-    launch(name, gemm_wgmma_kernel<T, kA, kB, Epilogue>,
-           {.blocks = ceil_div(M, WgmmaTile::kRows) * ceil_div(N, WgmmaTile::kCols),
-            .threads = WgmmaTile::kThreads,
-            .dynamic_shared = WgmmaTile::kSharedBytes},
-           context, rows, cols, M, N, K, epilogue);
-  }
-  return kHasWgmma;
+// Of an H100; each holds one block.
+constexpr int64_t kMultiprocessorsOfSm90 = 132;
+
+inline int64_t wgmma_tiles(int64_t M, int64_t N) {
+  return ceil_div(M, WgmmaTile::kRows) * ceil_div(N, WgmmaTile::kCols);
+}
+
+// How many blocks share a tile, by the shape alone: as many as there is room for, of 8 steps each.
+template <class T>
+int blocks_of_wgmma_tile(int64_t M, int64_t N, int64_t K) {
+  constexpr int kMost = 4, kLeastSteps = 8;
+  const int64_t tiles = wgmma_tiles(M, N), steps = ceil_div(K, WgmmaTile::kDepth<T>);
+  int blocks = 1;
+  while (blocks < kMost && 2 * blocks * tiles <= kMultiprocessorsOfSm90 &&
+         2 * blocks * kLeastSteps <= steps)
+    blocks *= 2;
+  return blocks;
+}
+
+// Whether the blocks are enough for three quarters of the device.
+template <class T>
+bool is_worth_wgmma(int64_t M, int64_t N, int64_t K) {
+  return 4 * wgmma_tiles(M, N) * blocks_of_wgmma_tile<T>(M, N, K) >= 3 * kMultiprocessorsOfSm90;
+}
+
+template <class T>
+LaunchShape wgmma_launch(int64_t M, int64_t N, int64_t K) {
+  const int blocks = blocks_of_wgmma_tile<T>(M, N, K);
+  return {.blocks = wgmma_tiles(M, N) * blocks,
+          .threads = WgmmaTile::kThreads,
+          .dynamic_shared = WgmmaTile::kSharedBytes,
+          .cluster = blocks};
 }
 
 }  // namespace gdext::cuda

@@ -23,10 +23,14 @@ struct StoreActivated {
   int64_t N;
   Activation activation;
 
-  __device__ void operator()(int64_t m, int64_t n, acc_t<T> sum) const {
-    if (b) sum += static_cast<acc_t<T>>(b[n]);
+  __device__ T read(int64_t, int64_t n) const { return b ? b[n] : T{}; }
+  __device__ void finish(int64_t m, int64_t n, acc_t<T> sum, T bias) const {
+    if (b) sum += static_cast<acc_t<T>>(bias);
     if (z) z[m * N + n] = T(sum);
     y[m * N + n] = T(activate(activation, sum));
+  }
+  __device__ void operator()(int64_t m, int64_t n, acc_t<T> sum) const {
+    finish(m, n, sum, read(m, n));
   }
 };
 

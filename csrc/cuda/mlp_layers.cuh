@@ -44,21 +44,32 @@ struct MlpUpdate {
         rate(rates),
         clock(clock) {}
 
-  // For the gradient of element (o, i) of [O,I].
-  __device__ void operator()(int64_t o, int64_t i, int64_t I, A d) const {
+  // For the gradient of element (o, i) of [O,I], in two halves (gemm_rows.cuh).
+  struct Read {
+    T value, momentum;
+    double lr;
+    bool first_now;
+  };
+  __device__ Read read(int64_t o, int64_t i) const {
+    if (gradient) return {};
+    const bool first_now = first && clock->now == 0;
+    return {p[o * p_row + i * p_col], m && !first_now ? m[o * m_row + i * m_col] : T{}, rate[group],
+            first_now};
+  }
+  __device__ void finish(int64_t o, int64_t i, int64_t I, A d, Read read) const {
     if (gradient) {
       gradient[o * I + i] = d;
       return;
     }
-    T* const at_p = p + o * p_row + i * p_col;
-    T* const at_m = m ? m + o * m_row + i * m_col : nullptr;
     SgdRule<A> now = rule;
-    now.lr = static_cast<A>(rate[group]);
-    const bool first_now = first && clock->now == 0;
-    A value = static_cast<A>(*at_p), momentum = m && !first_now ? static_cast<A>(*at_m) : A(0);
-    now(value, static_cast<A>(T(d)), momentum, first_now);
-    *at_p = T(value);
-    if (at_m) *at_m = T(momentum);
+    now.lr = static_cast<A>(read.lr);
+    A value = static_cast<A>(read.value), momentum = static_cast<A>(read.momentum);
+    now(value, static_cast<A>(T(d)), momentum, read.first_now);
+    p[o * p_row + i * p_col] = T(value);
+    if (m) m[o * m_row + i * m_col] = T(momentum);
+  }
+  __device__ void operator()(int64_t o, int64_t i, int64_t I, A d) const {
+    finish(o, i, I, d, read(o, i));
   }
 };
 
@@ -72,10 +83,14 @@ struct MlpForward {
   int64_t O;
   Activation activation;
 
-  __device__ void operator()(int64_t n, int64_t o, acc_t<T> sum) const {
-    if (b) sum += static_cast<acc_t<T>>(b[o * b_stride]);
+  __device__ T read(int64_t, int64_t o) const { return b ? b[o * b_stride] : T{}; }
+  __device__ void finish(int64_t n, int64_t o, acc_t<T> sum, T bias) const {
+    if (b) sum += static_cast<acc_t<T>>(bias);
     if (z) z[n * O + o] = T(sum);
     h[n * O + o] = T(activate(activation, sum));
+  }
+  __device__ void operator()(int64_t n, int64_t o, acc_t<T> sum) const {
+    finish(n, o, sum, read(n, o));
   }
 };
 
@@ -87,11 +102,13 @@ struct MlpBackward {
   int64_t I;
   Activation activation;
 
-  __device__ void operator()(int64_t n, int64_t i, acc_t<T> sum) const {
-    const int64_t at = n * I + i;
-    using A = acc_t<T>;
-    dz[at] = T(activation_backward(activation, static_cast<A>(T(sum)), static_cast<A>(s[at])));
+  using A = acc_t<T>;
+  __device__ T read(int64_t n, int64_t i) const { return s[n * I + i]; }
+  __device__ void finish(int64_t n, int64_t i, A sum, T output) const {
+    dz[n * I + i] =
+        T(activation_backward(activation, static_cast<A>(T(sum)), static_cast<A>(output)));
   }
+  __device__ void operator()(int64_t n, int64_t i, A sum) const { finish(n, i, sum, read(n, i)); }
 };
 
 // dw = sum
@@ -100,6 +117,11 @@ struct MlpWeightUpdate {
   MlpUpdate<T> update;
   int64_t I;
 
+  using Read = typename MlpUpdate<T>::Read;
+  __device__ Read read(int64_t o, int64_t i) const { return update.read(o, i); }
+  __device__ void finish(int64_t o, int64_t i, acc_t<T> sum, Read read) const {
+    update.finish(o, i, I, sum, read);
+  }
   __device__ void operator()(int64_t o, int64_t i, acc_t<T> sum) const { update(o, i, I, sum); }
 };
 

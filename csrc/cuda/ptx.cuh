@@ -8,4 +8,5 @@
 #include "cuda/ptx/copy.cuh"
 #include "cuda/ptx/mma.cuh"
 #include "cuda/ptx/shared.cuh"
+#include "cuda/ptx/tensor.cuh"
 #include "cuda/ptx/wgmma.cuh"

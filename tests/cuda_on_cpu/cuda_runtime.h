@@ -41,6 +41,9 @@ const char* cudaGetErrorString(cudaError_t);
 cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* result);
 
 // Everything is done at once, so that one stream is like another, but for those that are captured.
 cudaError_t cudaStreamCreate(cudaStream_t* stream);

@@ -245,23 +245,69 @@ OP_FAULTS |= {
     "few lines: no barrier of the cluster": _gemm(
         "skinny", "    ptx::cluster_sync();\n#pragma unroll 1\n", "#pragma unroll 1\n", says="gemm"
     ),
-    "wgmma: no barrier between the copies and the product": _gemm(
+    "wgmma: multiplied before it is there": _gemm(
         "wgmma",
-        "    __syncthreads();     // and",
-        "    // and",
+        "    ptx::mbarrier_wait(Tile::full(step), Tile::parity(step));\n",
+        "",
+        says="gemm",
         dtype="bf16",
     ),
-    "wgmma: a tile copied over while it is multiplied": _gemm(
-        "wgmma",
-        "    fetch(step + Tile::kStages - 1);\n    ptx::wgmma_wait<0>();\n",
-        "    fetch(step + Tile::kStages);\n    ptx::wgmma_wait<0>();\n",
+    "wgmma: boxes over those that are still multiplied": _gemm(
+        "wgmma_tma",
+        "      if (step >= Tile::kStages) ptx::mbarrier_wait(",
+        "      if (step < 0) ptx::mbarrier_wait(",
+        says="gemm",
         dtype="bf16",
     ),
-    "wgmma: no wait for the product": _gemm(
-        "wgmma", "    ptx::wgmma_wait<0>();\n", "", says="gemm", dtype="bf16"
+    "wgmma: a tile given back while it is multiplied": _gemm(
+        "wgmma", "ptx::wgmma_wait<1>();", "ptx::wgmma_wait<2>();", dtype="bf16"
+    ),
+    "wgmma: no wait for the last product": _gemm(
+        "wgmma", "  ptx::wgmma_wait<0>();\n", "", says="gemm", dtype="bf16"
+    ),
+    "wgmma: sums that take the place of tiles still needed": _gemm(
+        "wgmma", "  ptx::barrier_sync(kSumsDone, Tile::kMultiplying);", "", dtype="bf16"
     ),
     "wgmma: the wrong step along k": _gemm(
-        "wgmma", "step * 2 * kGroupBytes", "step * kGroupBytes", dtype="f16"
+        "wgmma", "part * 2 * kGroupBytes", "part * kGroupBytes", dtype="f16"
+    ),
+    "wgmma: a box's lines and depth exchanged": _gemm(
+        "wgmma_tma",
+        "static_cast<int>(line), static_cast<int>(k), full",
+        "static_cast<int>(k), static_cast<int>(line), full",
+        dtype="bf16",
+    ),
+    "wgmma: blocks that do not wait for each other's sums": _gemm(
+        "wgmma", "  else\n    ptx::cluster_sync();\n", "  else\n    __syncthreads();\n"
+    ),
+    "wgmma: rows finished with what was read for another": _gemm(
+        "rows", "finish(m, n, value, read[i])", "finish(m, n, value, read[i / 2 * 2])", dtype="bf16"
+    ),
+    "wgmma, tf32: pieces over those that are still multiplied": _gemm(
+        "wgmma_tf32",
+        "    if (step >= Tile::kStages) ptx::mbarrier_wait(",
+        "    if (step < 0) ptx::mbarrier_wait(",
+        says="gemm",
+    ),
+    "wgmma, tf32: the wrong step along k": _gemm("wgmma", "part * 32", "part * 16"),
+    "wgmma, tf32: pieces that are not transposed": _gemm(
+        "wgmma_tf32",
+        "kAlongK ? value_[block][i].value[j] : value_[block][j].value[i]",
+        "value_[block][i].value[j]",
+    ),
+    "wgmma, tf32: pieces stored in each other's banks": _gemm(
+        "wgmma_tf32",
+        "thread % kWarp / 4 * 4 + i",
+        "thread % kWarp / 4 + i * 8",
+        says="FAIL banks",
+    ),
+    "wgmma, tf32: cut off instead of rounded": _gemm(
+        "wgmma_tf32", "ptx::to_tf32(", "__float_as_uint("
+    ),
+    "wgmma, tf32: overflow that is left as it is": _gemm(
+        "wgmma_tf32",
+        "return std::abs(sum) < kNearOverflow ? sum :",
+        "return sum != 1234.5f ? sum :",
     ),
 }
 
@@ -341,6 +387,15 @@ PRIMITIVE_FAULTS = {
     ),
     "a bulk copy over what is still read": PrimitiveFault(
         "copies.cu", "      ptx::mbarrier_wait(&empty[stage], parity);\n", "", "FAIL bulk"
+    ),
+    "a box that is not awaited": PrimitiveFault(
+        "copies.cu", "  ptx::mbarrier_wait(&full, 0);\n", "", "box"
+    ),
+    "a box read without its swizzle": PrimitiveFault(
+        "copies.cu",
+        "ptx::swizzled(2 * i, ptx::Swizzle::bytes128)",
+        "ptx::swizzled(2 * i, ptx::Swizzle::none)",
+        "FAIL box",
     ),
     "a wrong index of a fragment": PrimitiveFault(
         "mma.cu",

@@ -63,6 +63,17 @@ struct StoreSum {
   }
 };
 
+// c = 3 c + sum, in two halves (gemm_rows.cuh).
+template <class A>
+struct AddSum {
+  A* c;  // [M,N]
+  int64_t N;
+
+  A read(int64_t m, int64_t n) const { return 3 * c[m * N + n]; }
+  void finish(int64_t m, int64_t n, A sum, A read) const { c[m * N + n] = read + sum; }
+  void operator()(int64_t m, int64_t n, A sum) const { finish(m, n, sum, read(m, n)); }
+};
+
 template <class T>
 std::vector<acc_t<T>> product(GemmKernel kernel, const Lying<T>& a, const Lying<T>& b, int64_t M,
                               int64_t N, int64_t K) {
@@ -86,6 +97,70 @@ void check_exact(GemmKernel kernel, int64_t M, int64_t N, int64_t K, Lie a_lie, 
       for (int64_t k = 0; k < K; ++k) want += a(m, k) * b(k, n);
       near(c[m * N + n], want, 0, "C", m * N + n);
     }
+}
+
+// By an epilogue that reads what it writes.
+template <class T>
+void check_reading(GemmKernel kernel, int64_t M, int64_t N) {
+  begin_case("gemm kernel", int(kernel), "epilogue that reads, M", M, "N", N);
+  constexpr int64_t K = 8;
+  using A = acc_t<T>;
+  const Lying<T> a(M, K, Lie::rows), b(K, N, Lie::rows);
+  std::vector<A> c(M * N);
+  for (int64_t i = 0; i < M * N; ++i) c[i] = A(i % 89);
+  cuda::gemm_by<T>(kernel, "gemm", a.view(), b.view(), M, N, K, AddSum<A>{c.data(), N}, {});
+  for (int64_t i = 0; i < M * N; ++i) {
+    double want = 3 * (i % 89);
+    for (int64_t k = 0; k < K; ++k) want += a(i / N, k) * b(k, i % N);
+    near(c[i], want, 0, "C", i);
+  }
+}
+
+// Of float32's kernels.
+bool rounds_to_tf32(GemmKernel kernel) {
+  return kernel == GemmKernel::mma_small || kernel == GemmKernel::mma_large ||
+         kernel == GemmKernel::wgmma;
+}
+
+// Each element of C is one product by 1: the operand rounded to nearest, ties away from zero.
+void check_rounding(GemmKernel kernel, Lie lie) {
+  begin_case("gemm kernel", int(kernel), "rounding", int(lie));
+  constexpr int64_t kSize = 20;
+  Lying<float> x(kSize, kSize, lie), one(kSize, kSize, Lie::rows);
+  const auto random = randoms<float>(kSize * kSize, -1, 1);
+  for (int64_t i = 0; i < kSize * kSize; ++i) {
+    x(i / kSize, i % kSize) = i % 7 ? random[i] : random[i] < 0 ? -1 - 0x1p-11f : 1 + 0x1p-11f;
+    one(i / kSize, i % kSize) = i / kSize == i % kSize;
+  }
+  const auto as_a = product(kernel, x, one, kSize, kSize, kSize);
+  const auto as_b = product(kernel, one, x, kSize, kSize, kSize);
+  for (int64_t i = 0; i < kSize * kSize; ++i) {
+    const double value = std::as_const(x)(i / kSize, i % kSize);
+    const double last_bit = std::ldexp(1.0, std::ilogb(value) - 10);
+    const double want = std::round(value / last_bit) * last_bit;
+    near(as_a[i], want, 0, "A", i);
+    near(as_b[i], want, 0, "B", i);
+  }
+}
+
+// 8 threads store 16 bytes each at once: none in another's banks.
+template <cuda::Adjacent kAdjacent>
+void check_banks() {
+  begin_case("banks of the pieces of tf32, adjacent", int(kAdjacent));
+  using Pieces = cuda::Tf32Pieces<kAdjacent, 1>;
+  std::vector<int> stored(Pieces::Tile::kBlockBytes / cuda::kPiece);
+  for (int first = 0; first < Pieces::Tile::kCopying; first += 8)
+    for (int i = 0; i < Pieces::kCount; ++i) {
+      unsigned banks = 0;
+      for (int thread = first; thread < first + 8; ++thread) {
+        const auto piece = Pieces::place(thread, i) / cuda::kPiece;
+        banks |= 1u << piece % 8, ++stored.at(piece);
+      }
+      ++compared;
+      if (banks != 0xff) fail("conflicts of threads from " + std::to_string(first));
+    }
+  if (std::count(stored.begin(), stored.end(), 1) != std::ssize(stored))
+    fail("not each piece is stored once");
 }
 
 // Root mean square errors of the kernel and of a plain sum in float32, each operand random.
@@ -113,7 +188,7 @@ void check_accuracy(GemmKernel kernel, double low, int64_t K) {
       squares_of_c += want * want;
     }
   ++compared;
-  const bool tf32 = kernel == GemmKernel::mma_small || kernel == GemmKernel::mma_large;
+  const bool tf32 = rounds_to_tf32(kernel);
   // tf32 keeps 11 significant bits of each operand.
   const double most = tf32 ? 0x1p-11 * std::sqrt(squares_of_c) : 2 * std::sqrt(squares_of_plain);
   if (!(std::sqrt(squares) <= most))
@@ -163,8 +238,9 @@ void test_skinny() {
 void check_choice() {
   begin_case("gemm choice");
   const Matrix a{nullptr, 4096, 1}, b{nullptr, 1, 4096}, sparse{nullptr, 4096, 2};
-  const auto choice = [&]<class T>(T, int64_t M, int64_t N, int capability, bool tf32 = false) {
-    return cuda::choose_gemm_kernel<T>(a, b, M, N, 4096, capability, tf32);
+  const auto choice = [&]<class T>(T, int64_t M, int64_t N, int capability, bool tf32 = false,
+                                   int64_t K = 4096) {
+    return cuda::choose_gemm_kernel<T>(a, b, M, N, K, capability, tf32);
   };
   const auto expect = [](GemmKernel got, GemmKernel want) {
     ++compared;
@@ -177,12 +253,18 @@ void check_choice() {
   expect(choice(float16{}, kMany, kMany, 80), GemmKernel::mma_large);
   expect(choice(bfloat16{}, 128, 128, 120), GemmKernel::mma_small);
   expect(choice(bfloat16{}, kMany, kMany, 90), GemmKernel::wgmma);
+  expect(choice(float16{}, 1024, 1024, 90), GemmKernel::wgmma);  // each tile by 4 blocks
+  expect(choice(float16{}, 1024, 1024, 90, false, 1000), GemmKernel::mma_small);
   expect(choice(bfloat16{}, 128, 128, 90), GemmKernel::mma_small);
   expect(choice(float{}, kMany, kMany, 80), GemmKernel::split);
   expect(choice(float{}, 128, 128, 90), GemmKernel::plain);
   expect(choice(float{}, kMany, kMany, 86), GemmKernel::plain);
   expect(choice(float{}, kMany, kMany, 86, true), GemmKernel::mma_large);
   expect(choice(float{}, 128, 128, 90, true), GemmKernel::mma_small);
+  expect(choice(float{}, kMany, kMany, 90, true), GemmKernel::wgmma);
+  expect(choice(float{}, kMany, 1024, 90, true, 64), GemmKernel::wgmma);
+  expect(choice(float{}, 1024, 1024, 90, true), GemmKernel::wgmma);
+  expect(choice(float{}, 1024, 1024, 90, true, 500), GemmKernel::mma_small);
   expect(choice(double{}, kMany, kMany, 89), GemmKernel::plain);
   expect(choice(double{}, kMany, kMany, 90), GemmKernel::mma_small);
   expect(choice(double{}, 16, kMany, 90), GemmKernel::skinny);
@@ -212,11 +294,13 @@ void check_code() {
   expect("a list that names none", 90, 90);
 }
 
+// wgmma first, which most of faults.py is about.
 template <class T>
 std::vector<GemmKernel> kernels_of() {
   if (std::is_same_v<T, double>) return {GemmKernel::plain, GemmKernel::mma_small};
-  std::vector<GemmKernel> kernels{GemmKernel::plain, GemmKernel::mma_small, GemmKernel::mma_large};
-  kernels.push_back(std::is_same_v<T, float> ? GemmKernel::split : GemmKernel::wgmma);
+  std::vector<GemmKernel> kernels{GemmKernel::wgmma, GemmKernel::plain, GemmKernel::mma_small,
+                                  GemmKernel::mma_large};
+  if (std::is_same_v<T, float>) kernels.push_back(GemmKernel::split);
   return kernels;
 }
 
@@ -226,21 +310,37 @@ template <class T>
 void test_gemm() {
   check_choice();
   check_code();
+  check_banks<cuda::Adjacent::along_k>();
+  check_banks<cuda::Adjacent::across_lines>();
   test_skinny<T>();
   for (GemmKernel kernel : kernels_of<T>()) {
     const bool large = kernel != GemmKernel::plain && kernel != GemmKernel::mma_small;
     const int64_t edge = large ? 128 : 64;
-    const auto size = [&] { return pick<int64_t>({1, 7, 16, 31, edge - 1, edge, edge + 1}); };
+    const bool wide = kernel == GemmKernel::wgmma;
+    const int64_t right = wide ? 2 * edge : edge;  // the edge of N
+    const auto size = [&](int64_t edge) {
+      return pick<int64_t>({1, 7, 16, 31, edge - 1, edge, edge + 1});
+    };
     const auto depth = [&] { return pick<int64_t>({0, 1, 8, 15, 16, 17, 32, 33, 100, 150}); };
     for (int i = 0; i < kLies; ++i)  // each for both operands
-      check_exact<T>(kernel, size(), size(), depth(), Lie(i), Lie((i + rng()) % kLies)),
-          check_exact<T>(kernel, size(), size(), depth(), Lie((i + rng()) % kLies), Lie(i));
+      check_exact<T>(kernel, size(edge), size(right), depth(), Lie(i), Lie((i + rng()) % kLies)),
+          check_exact<T>(kernel, size(edge), size(right), depth(), Lie((i + rng()) % kLies),
+                         Lie(i));
     // A tile's last row, column and step; and the first of the next.
-    check_exact<T>(kernel, edge, edge + 1, 100, Lie::rows, Lie::columns);
-    check_exact<T>(kernel, edge + 1, edge, 33, Lie::columns, Lie::rows);
-    check_exact<T>(kernel, edge + 1, edge + 1, 129, Lie::rows, Lie::rows);
+    check_exact<T>(kernel, edge, right + 1, 100, Lie::rows, Lie::columns);
+    check_exact<T>(kernel, edge + 1, right, 33, Lie::columns, Lie::rows);
+    check_exact<T>(kernel, edge + 1, right + 1, 129, Lie::rows, Lie::rows);
+    if (wide) {  // tiles shared by 2 and 4 blocks, with more steps than stages, and the layouts
+      constexpr int64_t kDepth = 64 / sizeof(T);  // half a step
+      check_exact<T>(kernel, edge - 2, right - 3, 32 * kDepth + 3, Lie::rows, Lie::columns);
+      check_exact<T>(kernel, edge + 1, 34, 64 * kDepth + 2, Lie::rows, Lie::rows);
+      check_exact<T>(kernel, 31, right + 5, 35 * kDepth, Lie::columns, Lie::rows);
+    }
+    check_reading<T>(kernel, edge - 3, edge + 1);
     check_not_finite<T>(kernel);
     if constexpr (std::is_same_v<T, float>) {
+      if (rounds_to_tf32(kernel))
+        for (Lie lie : {Lie::rows, Lie::columns}) check_rounding(kernel, lie);
       check_accuracy(kernel, -1, 400);
       check_accuracy(kernel, 0, 400);
     }

@@ -38,6 +38,28 @@ __device__ void wgmma_wait() {
 }
 #undef GDEXT_WGMMA
 
+// Changes how many registers each thread of the warpgroup may use from here on: a multiple of 8.
+// The block has as many as it was launched with: more are waited for until others have given up
+// theirs.
+template <int kRegisters>
+__device__ void more_registers() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#else
+  __trap();
+#endif
+}
+template <int kRegisters>
+__device__ void fewer_registers() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256);
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+#else
+  __trap();
+#endif
+}
+
 // D as operands, and how the instruction names them.
 #define GDEXT_D32_NAMES                                                          \
   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, " \

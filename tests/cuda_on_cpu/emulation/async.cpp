@@ -118,17 +118,20 @@ void bulk_load(void* shared, const void* global, unsigned bytes, uint64_t* barri
   if (bytes % 16) fail("cp.async.bulk of a number of bytes that 16 does not divide", where);
   check_shared(shared, bytes, 16, "cp.async.bulk to", where);
   check_global(global, bytes, 16, "cp.async.bulk from", where);
+  bulk_copy(shared, bytes, barrier, where, [=] { memcpy(shared, global, bytes); });
+}
+
+void bulk_copy(void* shared, size_t bytes, uint64_t* barrier, Where where,
+               std::function<void()> copy) {
   load(barrier, "cp.async.bulk", where);
   memset(shared, kPoison, bytes);
-  running().block->copies.push_back({static_cast<unsigned char*>(shared),
-                                     static_cast<const unsigned char*>(global), bytes, barrier,
-                                     one_in(2)});
+  running().block->copies.push_back({std::move(copy), bytes, barrier, one_in(2)});
 }
 
 void land(Block& block, size_t which) {
   const BulkCopy copy = block.copies[which];
   block.copies.erase(block.copies.begin() + which);
-  memcpy(copy.to, copy.from, copy.bytes);
+  copy.copy();
   Mbarrier state;
   memcpy(static_cast<void*>(&state), copy.barrier, sizeof(state));
   state.bytes -= copy.bytes;

@@ -188,10 +188,15 @@ void wgmma(Element type, float* d, int registers, WgmmaOperand a, WgmmaOperand b
   const int first_row = me.index / warpSize % 4 * 16 + lane() / 4, first_col = 2 * (lane() % 4);
   me.products.issue([=, &me] {
     Accumulators& sum = me.accumulators[d];
+    double rows[2][16], cols[2][16];
+    for (int i = 0; i < 2 * depth; ++i)
+      rows[i / depth][i % depth] = a_tile(first_row + i / depth * 8, i % depth);
     for (int r = 0; r < registers; ++r) {
-      const int row = first_row + r / 2 % 2 * 8, col = r / 4 * 8 + first_col + r % 2;
+      if (r % 4 == 0)
+        for (int i = 0; i < 2 * depth; ++i)
+          cols[i / depth][i % depth] = b_tile(r / 4 * 8 + first_col + i / depth, i % depth);
       double products[16];
-      for (int k = 0; k < depth; ++k) products[k] = a_tile(row, k) * b_tile(col, k);
+      for (int k = 0; k < depth; ++k) products[k] = rows[r / 2 % 2][k] * cols[r % 2][k];
       sum.value[r] = tensor_core_sum(accumulate ? sum.value[r] : 0.0f, products, depth);
     }
     if (--sum.in_flight) return;

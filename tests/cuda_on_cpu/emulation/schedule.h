@@ -54,8 +54,7 @@ struct Barrier {
 
 // A copy that an mbarrier is told of.
 struct BulkCopy {
-  unsigned char* to;
-  const unsigned char* from;
+  std::function<void()> copy;
   size_t bytes;
   uint64_t* barrier;
   bool late;  // only once nothing else can go on

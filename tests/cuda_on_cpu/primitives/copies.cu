@@ -1,5 +1,6 @@
-// Copies that go on beside the threads: cp.async, bulk copies, mbarriers.
+// Copies that go on beside the threads: cp.async, bulk copies, boxes by tensor maps, mbarriers.
 #include "cuda/ptx.cuh"
+#include "cuda/tensor_map.cuh"
 #include "device.h"
 
 namespace gdext::cuda::primitives {
@@ -78,6 +79,24 @@ __global__ void bulk_kernel(const float* in, float* out, int count) {
   }
 }
 
+// out = the box of 64 x 64 whose first element is (near, far), by a tensor map.
+constexpr int kBox = 64;
+__global__ void box_kernel(const __grid_constant__ CUtensorMap map, int near, int far,
+                           bfloat16* out) {
+  __shared__ __align__(8) uint64_t full;
+  unsigned char* box = ptx::dynamic_shared();
+  if (threadIdx.x == 0) {
+    ptx::mbarrier_init(&full, 1);
+    ptx::fence_mbarrier_init();
+    ptx::mbarrier_arrive_expect(&full, kBox * kBox * 2);
+    ptx::tensor_load(box, map, near, far, &full);
+  }
+  __syncthreads();
+  ptx::mbarrier_wait(&full, 0);
+  for (int i = threadIdx.x; i < kBox * kBox; i += kWarp)
+    out[i] = *reinterpret_cast<const bfloat16*>(box + ptx::swizzled(2 * i, ptx::Swizzle::bytes128));
+}
+
 std::vector<float> sums_of(const std::vector<float>& in) {
   std::vector<float> want(kTile);
   for (size_t i = 0; i < in.size(); ++i) want[i % kTile] += in[i];
@@ -103,6 +122,37 @@ void test_bulk() {
            {.blocks = 1, .threads = kTile, .dynamic_shared = 2 * kTile * sizeof(float)}, {},
            in_device.data(), out.data(), count);
     expect_all("bulk of " + std::to_string(count), out.read(), sums_of(in));
+  }
+}
+
+void test_boxes() {
+  constexpr int kNear = 100, kFar = 70, kStride = 104;
+  const auto in = small_integers<bfloat16>((kFar - 1) * kStride + kNear);
+  OnDevice<bfloat16> in_device(in);
+  CUtensorMap map;
+  const auto encoded = [&](const bfloat16* data, int near, int far, int stride) {
+    return tensor_map<bfloat16>(map, data, near, far, stride, kBox);
+  };
+  // Empty ones, overlapping rows, addresses and rows that are not aligned.
+  for (bool taken :
+       {encoded(in_device.data(), 0, kFar, kStride), encoded(in_device.data(), kNear, 0, kStride),
+        encoded(in_device.data(), kNear, kFar, 96), encoded(in_device.data() + 1, kNear, 8, 104),
+        encoded(in_device.data(), kNear, kFar, 101)})
+    expect_equal("box, a map of what there is none for", int{taken}, 0);
+  expect_equal("box, a map", int{encoded(in_device.data(), kNear, kFar, kStride)}, 1);
+  // Inside, over each edge, and outside.
+  for (const auto& [near, far] : {std::pair{0, 0}, {36, 6}, {64, 64}, {-8, -3}, {128, 0}}) {
+    std::vector<float> want(kBox * kBox), got;
+    for (int i = 0; i < kBox * kBox; ++i) {
+      const int x = near + i % kBox, y = far + i / kBox;
+      if (x >= 0 && x < kNear && y >= 0 && y < kFar)
+        want[i] = static_cast<float>(in[y * kStride + x]);
+    }
+    OnDevice<bfloat16> out(kBox * kBox);
+    launch("box", box_kernel, {.blocks = 1, .threads = kWarp, .dynamic_shared = 2 * kBox * kBox},
+           {}, map, near, far, out.data());
+    for (bfloat16 value : out.read()) got.push_back(static_cast<float>(value));
+    expect_all("box at " + std::to_string(near) + ", " + std::to_string(far), got, want);
   }
 }
 

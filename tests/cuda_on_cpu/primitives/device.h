@@ -78,6 +78,7 @@ void test_cluster();
 void test_grid();
 void test_copies();
 void test_bulk();
+void test_boxes();
 void test_mma();
 void test_wgmma();
 

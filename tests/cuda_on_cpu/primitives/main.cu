@@ -14,9 +14,9 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     void (*run)();
-  } tests[] = {{"warp", test_warp}, {"block", test_block},   {"cluster", test_cluster},
-               {"grid", test_grid}, {"copies", test_copies}, {"bulk", test_bulk},
-               {"mma", test_mma},   {"wgmma", test_wgmma}};
+  } tests[] = {{"warp", test_warp},   {"block", test_block},   {"cluster", test_cluster},
+               {"grid", test_grid},   {"copies", test_copies}, {"bulk", test_bulk},
+               {"boxes", test_boxes}, {"mma", test_mma},       {"wgmma", test_wgmma}};
   for (const auto& test : tests)
     if (only.empty() || only == test.name) test.run();
   printf("primitives, seed %u: %ld numbers compared, %ld failures\n", seed, compared, failures);

@@ -14,6 +14,10 @@ void wgmma_wait(EMULATION_WHERE) {
   emulation::wgmma_wait(kGroups, where);
 }
 template <int kRegisters>
+void more_registers() {}
+template <int kRegisters>
+void fewer_registers() {}
+template <int kRegisters>
 void wgmma_tf32(float (&d)[kRegisters], uint64_t a, uint64_t b, bool accumulate, EMULATION_WHERE) {
   emulation::wgmma(emulation::Element::tf32, d, kRegisters, {a, false}, {b, false}, accumulate,
                    where);
