@@ -55,6 +55,11 @@ class Processes:
 
     def __enter__(self) -> Processes:
         if self.size > 1 and not self._is_ready:
+            # Default arguments there keep the group that is there when they are imported: by
+            # PyTorch's own optimizers, say. Then destroying the group would not end its threads,
+            # and one that frees a tensor while Python shuts down aborts the process.
+            from torch.distributed.nn import functional  # noqa: F401
+
             with self.watched():
                 dist.init_process_group(
                     "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
