@@ -118,8 +118,8 @@ OP_FAULTS = {
     ),
     "no meeting of the cluster": resident_fault(
         "mlp_exchange.cuh",
-        "    ptx::cluster_sync();\n    read_ = phase_;",
-        "    __syncthreads();\n    read_ = phase_;",
+        "    ptx::cluster_sync();\n    turn();",
+        "    __syncthreads();\n    turn();",
         says="ClusterExchange",  # the kernel that the emulation stops
     ),
     "no meeting of the grid": resident_fault(
@@ -130,8 +130,8 @@ OP_FAULTS = {
     ),
     "one set of areas instead of two": resident_fault(
         "mlp_exchange.cuh",
-        "    ptx::cluster_sync();\n    read_ = phase_;\n    phase_ ^= 1;\n",
-        "    ptx::cluster_sync();\n    read_ = phase_;\n",
+        "    read_ = phase_;\n    phase_ ^= 1;\n",
+        "    read_ = phase_;\n",
     ),
     "gradients in another block's slice": resident_fault(
         "mlp_resident.cuh", "first + at % own, shared_", "at % own, shared_"
