@@ -30,10 +30,12 @@ PRECISIONS = {
     # out more. Over a whole turn of thousands of steps such differences grow (to 0.6%), so that
     # only a good part of the steps left out can still be told from them.
     "float32": Precision(torch.float32, "highest", "highest", 0.004, 0.1),
-    # Operands rounded to 10 bits, to nearest or towards 0.
+    # Operands rounded to 10 bits: those rounded to nearest and those cut off end up to 5% apart
+    # (simulated on the CPU, 8 to 128 steps).
     "tf32": Precision(torch.float32, "high", "tensorfloat32", 0.1, 0.3),
-    # A parameter that changes does so by one of its few values.
-    "bf16": Precision(torch.bfloat16, "highest", "highest", 0.3, 0.5),
+    # Most updates are smaller than the distance of two numbers and get lost, or are as large as it:
+    # gdext ends up to 25% from PyTorch, and JAX 47%, half of the steps 70% or more.
+    "bf16": Precision(torch.bfloat16, "highest", "highest", 0.6, 0.6),
 }
 
 
