@@ -215,7 +215,10 @@ def test_numbers_without_their_result_are_found_out(tmp_path):
         (["--sections", "nothing"], "--sections: invalid choice: 'nothing'"),
         (["--networks", "1-2"], "--networks: invalid choice: '1-2'"),
         (["--networks", "8-64-64-4:fp8"], "--networks: invalid choice: '8-64-64-4:fp8'"),
-        (["--networks", "32-64-64-8:tf32"], "--networks 32-64-64-8:tf32: tf32 is for --device cuda"),
+        (
+            ["--networks", "32-64-64-8:tf32"],
+            "--networks 32-64-64-8:tf32: tf32 is for --device cuda",
+        ),
         (["--sections", "targets"], "--sections targets: they are for --device cuda"),
         (["--contestants", "me"], "--contestants: invalid choice: 'me'"),
         (["--batches", "0"], "--batches: 0: wanted an integer from 1"),
