@@ -116,6 +116,25 @@ OP_FAULTS = {
     "a gather without its tail": OpFault(
         "cuda/mlp_layers.cuh", "if (i < I) x[", "if (i + 1 < I) x[", "mlp", unit="mlp_layers"
     ),
+    "steps launched before an error that nobody counts": OpFault(
+        "cuda/mlp.cu",
+        "    if (done == 0) throw;\n",
+        "    throw;\n",
+        "mlp_runs",
+        says="refused",
+        unit="mlp",
+    ),
+    "chunks of steps that take too long": OpFault(
+        "cuda/mlp_layers.cu",
+        "kKernel = 2e6;",
+        "kKernel = 1e5;",
+        "mlp_runs",
+        says="FAIL mlp, steps at a time",
+        unit="mlp_layers",
+    ),
+    "sums of a column that skip rows": OpFault(
+        "cuda/reduce.cuh", "row = first + i * kWarps;", "row = first + i;", "linear"
+    ),
     "no meeting of the cluster": resident_fault(
         "mlp_exchange.cuh",
         "    ptx::cluster_sync();\n    turn();",
