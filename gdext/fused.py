@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from gdext._fused.call import Call
-from gdext._fused.data import check_apart, read_batch_size, read_data, read_order, read_steps
+from gdext._fused.data import (
+    check_apart,
+    read_batch_size,
+    read_data,
+    read_generator,
+    read_order,
+    read_steps,
+)
 from gdext._fused.group import Group
 from gdext._fused.loss import read_loss
 from gdext._fused.memory import Memory, memory_key
@@ -51,11 +58,16 @@ class FusedTrainer:
     has returned. What they write may be lost, or read in part, and the kernel cannot tell.
 
     On CUDA, inputs, targets and order are on the device of the parameters, and so are the losses.
-    The steps are launched on the current stream: a call waits for it once, for the check of order
-    and class indices, and returns without waiting for the steps, of which it launches a bounded
-    number ahead. Same inputs, same kind of GPU: same bits. In a CUDA graph's capture learning rates
-    are those at that time, momentum buffers that are new begin anew with each replay, as those of
-    torch.optim do, and an order or class out of range ends the replay.
+    The steps are launched on the current stream, a bounded number ahead, and a call returns without
+    waiting for the last of them. It waits for the stream once before the first, where there are an
+    order or class indices to check; copies of what is on the CPU, ``lr`` or a generator's order,
+    may wait too, and a param group's learning rate that is a tensor on the device is waited for.
+    Same inputs, same kind of GPU: same bits.
+
+    In a CUDA graph's capture the learning rates of param groups must be numbers, and are those at
+    that time, as a number given as ``lr`` is. Other ``lr`` and ``order`` must be on the device, and
+    are read at each replay, the rates unchecked. Momentum buffers that are new begin anew with each
+    replay, as those of torch.optim do, and an order or class out of range ends the replay.
 
     Args:
         model: layers of torch.nn.Linear or gdext.nn.Linear, each followed by at most one activation
@@ -191,7 +203,10 @@ class FusedTrainer:
 
         All checks come before the first change, and a generator whose order is refused goes back to
         where it was. After KeyboardInterrupt, or whatever else a signal handler raises, parameters
-        and momenta are those after the same whole step.
+        and momenta are those after the same whole step. After an error of CUDA itself, of a kernel
+        that died or a launch that failed, the steps launched before it count as taken, in the
+        generator's and the optimizer's state; parameters and momenta may be those amid a step, and
+        after a kernel's death PyTorch cannot read them any more.
         """
         losses = self._take(inputs, targets, batch_size, order, lr, input_scale, input_shift, steps)
         return losses.view(-1)
@@ -208,12 +223,14 @@ class FusedTrainer:
         steps: int | None = None,
     ) -> Tensor:
         """`run`, whose result has shape [] for a single step."""
-        generator = order if isinstance(order, torch.Generator) else None
-        before = None if generator is None else generator.get_state()
+        before: Tensor | None = None
         call: Call | None = None
 
         def prepare() -> Call:
-            nonlocal call
+            nonlocal before, call
+            if isinstance(order, torch.Generator):
+                device = next(self.model.parameters(), self._network.params[0]).device
+                before = read_generator(order, device).get_state()
             call = self._prepare(
                 inputs, targets, batch_size, order, lr, input_scale, input_shift, steps
             )
@@ -225,8 +242,8 @@ class FusedTrainer:
             else:
                 losses = self._take_steps_together(self._group, prepare)
         except BaseException:
-            if generator is not None and before is not None and not (call and call.done.item()):
-                generator.set_state(before)
+            if before is not None and not (call and call.done.item()):
+                order.set_state(before)  # type: ignore[union-attr]
             raise
         # By this, learning-rate schedulers know that a step came before their own.
         self.optimizer._opt_called = True  # type: ignore[attr-defined]
@@ -270,14 +287,12 @@ class FusedTrainer:
         samples = order.numel() if isinstance(order, Tensor) else count
         own_steps = -(-samples // batch_size)
         all_steps = read_steps(steps, own_steps, self._group is not None)
-        rates = read_lr(lr, all_steps, len(self.optimizer.param_groups))
+        rates = read_lr(lr, all_steps, len(self.optimizer.param_groups), device)
         if loss.weight is not None:
             loss = loss._replace(weight=loss.weight.contiguous())
         if isinstance(order, torch.Generator):  # last, since what is drawn must be given back
             order = torch.randperm(count, generator=order, device=order.device)
             order = order.to(device, non_blocking=True)
-        if rates is not None:
-            rates = rates.to(device, non_blocking=True)
         losses_shape = own_steps if all_steps > 1 else ()
         return Call(
             network,

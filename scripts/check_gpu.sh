@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Everything that wants a GPU, in one command of less than nine minutes, on a machine without a network: builds gdext
-# for its GPU, runs the tests that concern CUDA, compute-sanitizer on a selection, and the benchmark.
+# for its GPU, runs the tests that concern CUDA, compute-sanitizer on a selection, the benchmark's rows that there are
+# targets for, and more of the benchmark.
 #
 #   scripts/check_gpu.sh [--dry-run] [--no-build] [--python PYTHON] [--packages FOLDER] [OUT]
 #
-#   OUT         where the results go: summary.json, log.txt, benchmark.json, benchmark.md
+#   OUT         where the results go: summary.json, log.txt, targets.json, targets.md, benchmark.json, benchmark.md
 #               (default: the environment's OUT, else runs/check_gpu)
 #   --dry-run   say what would be run, and run nothing
 #   --no-build  take gdext/_C.abi3.so as it is: built elsewhere, for this GPU's architecture
@@ -22,11 +23,12 @@ TOTAL=530 # seconds, of which no stage gets more than are left
 STAGES=(
   "machine 20"
   "build 150"
-  "tests 120"
-  "memcheck 40"
-  "racecheck 40"
-  "initcheck 40"
-  "benchmark 110"
+  "tests 110"
+  "memcheck 35"
+  "racecheck 35"
+  "initcheck 35"
+  "targets 85"
+  "benchmark 60"
 )
 
 usage() {
@@ -107,11 +109,15 @@ print(torch.cuda.get_device_properties(0))'")
       command=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$name" --error-exitcode 9
         "$python" tests/sanitizer_selection.py)
       ;;
+    targets)
+      command=("$python" scripts/benchmark.py --device cuda --quick --out "$out/benchmark/targets"
+        --sections limits targets accuracy --seeds 1 --contestants fused layers eager graph compile jax-scan)
+      ;;
     benchmark)
       command=("$python" scripts/benchmark.py --device cuda --quick --out "$out/benchmark"
-        --sections limits optimizer ops steps --batches 1 128 4096
+        --sections optimizer ops steps --batches 1 128 4096
         --networks 784-512-512-10 784-1024-1024-1024-1024-10
-        --contestants fused layers layers-graph eager graph compile jax-scan)
+        --contestants fused layers layers-graph eager graph jax-scan)
       ;;
   esac
 }
@@ -150,6 +156,7 @@ run_stage() {
   [ "$status" = passed ] || [[ $name = build && -z $build ]] || all_passed=false
   # What came out so far stays even if this script is killed.
   cp "$out"/benchmark/benchmark.{json,md} "$out" 2>/dev/null
+  for kind in json md; do cp "$out/benchmark/targets/benchmark.$kind" "$out/targets.$kind" 2>/dev/null; done
   rows+=("$(printf '{"name": "%s", "status": "%s", "seconds": %d, "limit": %d, "exit_code": %d, "note": %s}' \
     "$name" "$status" $((SECONDS - start)) "$limit" "$code" "$(json_string "$note")")")
   write_summary false
@@ -167,7 +174,7 @@ fi
 
 mkdir -p "$out" || usage "$out cannot be made"
 out=$(cd "$out" && pwd)
-rm -rf "$out/benchmark" "$out"/benchmark.{json,md}
+rm -rf "$out/benchmark" "$out"/{benchmark,targets}.{json,md}
 : >"$out/log.txt"
 all_passed=true SECONDS=0
 for stage in "${STAGES[@]}"; do
@@ -176,5 +183,6 @@ for stage in "${STAGES[@]}"; do
 done
 rm -rf "$out/benchmark"
 write_summary "$all_passed"
+sed -n '/^== targets and results/,/^everything is in/p' "$out/log.txt"
 echo "$SECONDS s; summary.json and log.txt are in $out"
 [ "$all_passed" = true ]

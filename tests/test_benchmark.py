@@ -80,6 +80,15 @@ def test_quick_run(tiny, capsys):
         assert "<svg" in Path("o/benchmark.svg").read_text()
 
 
+def test_a_network_in_bfloat16(tiny):
+    asked = ["--quick", "--sections", "steps", "--networks", "8-64-64-4:bf16", "--batches", "2"]
+    assert cli.main([*asked, "--contestants", "fused", "eager", "--out", "o"]) == 0
+    [row] = [Row(**row) for row in json.loads(Path("o/benchmark.json").read_text())["rows"]]
+    assert row.precision == "bf16" and set(row.times) == {"fused", "eager"}
+    assert row.group.endswith(":bf16") and row.label.endswith(", bf16, batch 2")
+    assert "float32 (where a row says no other)" in Path("o/benchmark.md").read_text()
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("can't allocate memory:\nso many bytes"), MemoryError()]
 )
@@ -205,6 +214,12 @@ def test_numbers_without_their_result_are_found_out(tmp_path):
     [
         (["--sections", "nothing"], "--sections: invalid choice: 'nothing'"),
         (["--networks", "1-2"], "--networks: invalid choice: '1-2'"),
+        (["--networks", "8-64-64-4:fp8"], "--networks: invalid choice: '8-64-64-4:fp8'"),
+        (
+            ["--networks", "32-64-64-8:tf32"],
+            "--networks 32-64-64-8:tf32: tf32 is for --device cuda",
+        ),
+        (["--sections", "targets"], "--sections targets: they are for --device cuda"),
         (["--contestants", "me"], "--contestants: invalid choice: 'me'"),
         (["--batches", "0"], "--batches: 0: wanted an integer from 1"),
         (["--batches", "x"], "--batches: invalid integer value: 'x'"),

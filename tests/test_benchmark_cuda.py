@@ -8,7 +8,20 @@ import torch
 from conftest import cuda_missing
 from planted_benchmark import EFFORT, TINY, TINY_MSE, planted_results, planted_row
 
-from gdext.benchmark import cli, contestants, gpu, networks, rounds, steps, tables
+from gdext.benchmark import (
+    cli,
+    contestants,
+    gpu,
+    limits,
+    networks,
+    optimizer,
+    rounds,
+    steps,
+    tables,
+    targets,
+)
+from gdext.benchmark.networks import LOW_PRECISION, NETWORKS, find
+from gdext.benchmark.precision import PRECISIONS
 from gdext.benchmark.rounds import Unavailable
 
 on_a_gpu = pytest.mark.skipif(cuda_missing() is not None, reason=str(cuda_missing()))
@@ -94,6 +107,117 @@ def test_graphs_are_for_cuda_alone():
     assert list(row.times) == ["eager"] and row.notes == {"graph": "needs --device cuda"}
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("precision", "on_cuda", "on_cpu"),
+    [("float32", 2e10, 1e10), ("tf32", 3e10, None), ("bf16", 4e10, 5e10)],
+)
+def test_a_row_is_held_against_the_limit_of_its_precision(
+    monkeypatch, rates, device, precision, on_cuda, on_cpu
+):
+    matrices = {("tf32", torch.float32): 3e10, ("bf16", torch.bfloat16): 4e10}
+    monkeypatch.setattr(gpu, "fma_rate", lambda dtype, seconds: {torch.float32: 2e10}[dtype])
+    monkeypatch.setattr(gpu, "matrix_rate", lambda *asked: matrices[asked[:2]])
+    monkeypatch.setattr(limits, "matrix_rate", lambda dtype, _: {torch.bfloat16: 5e10}[dtype])
+    monkeypatch.setattr(gpu, "update_rate", lambda size, seconds: 1e9)
+    expected = on_cuda if device == "cuda" else on_cpu
+    if expected is None:
+        return  # the command line refuses it
+    row = planted_row(precision=precision)
+    arithmetic, traffic = rounds._limit_timers(row, 4096, 0.0, device)
+    assert arithmetic(3) == pytest.approx(3 * row.flops / expected)
+    assert traffic(3) == pytest.approx(3 * row.bytes / 1e9)
+
+
+def test_a_network_in_low_precision():
+    assert networks.of_device("cuda", ["a"]) == ["a", *LOW_PRECISION]
+    assert networks.of_device("cpu", ["a"]) == ["a"]
+    for name, dtype, size in zip(
+        LOW_PRECISION, (torch.float32, torch.bfloat16), (4, 2), strict=True
+    ):
+        network = find(name)
+        assert network.name == name and network.dtype == dtype
+        assert network.working_set == size * network.parameters
+        assert network.bytes(3) == size * (2 * network.parameters + 3 * 784)
+        assert network.flops(5) == NETWORKS[networks.WIDE].flops(5)
+    assert find("784-512-512-10:mnist:bf16").name == "784-512-512-10:mnist:bf16"
+    assert find("784-512-512-10:mnist").precision == "float32"
+    assert find("1-2:bf16") is None and find("8-64-64-4:fp8") is None
+
+
+def target_rows():
+    wide = {"batch": 4096, "times": {"fused": [2e-3], "compile": [1.7e-3]}}
+    tf32, bf16 = (
+        planted_row(group=name, precision=find(name).precision, **wide) for name in LOW_PRECISION
+    )
+    bf16.times = {"fused": [2e-3], "compile": [1.9e-3]}
+    middle = planted_row(
+        group="784-512-512-10", batch=128, times={"fused": [1e-4], "graph": [2e-4]}
+    )
+    epoch = planted_row(
+        section="epoch", group="784-512-512-10:mnist", batch=1, times={"fused": [4e-6]}
+    )
+    sgd = planted_row(
+        section="optimizer", group="momentum 0", label="1 x 100,000,000, momentum 0", batch=None,
+        times={"gdext": [1e-3]}, limits={"arithmetic": [1e-5], "traffic": [9e-4]},
+    )  # fmt: skip
+    other = planted_row(section="optimizer", group="momentum 0", label="1 x 10, momentum 0")
+    return [planted_row(), other, tf32, bf16, middle, epoch, sgd]
+
+
+def test_targets_against_results():
+    results = {**planted_results(*target_rows()), "device": "cuda"}
+    wide = networks.WIDE
+    assert targets.text(results) == [
+        "an epoch of 60,000 single samples in one call: 0.24 s (limit: arithmetic)",
+        "a step of 784-512-512-10, batch 128, to torch.compile's: not measured: compile took no "
+        "part (limit: arithmetic)",
+        "a step of 784-512-512-10, batch 128, to a CUDA graph's: 2 x the speed (limit: arithmetic)",
+        f"a step of {wide}:tf32, batch 4096, to torch.compile's: 0.85 x the speed, wanted 0.9: "
+        "MISSED (limit: arithmetic)",
+        f"a step of {wide}:bf16, batch 4096, to torch.compile's: 0.95 x the speed, wanted 0.9: met "
+        "(limit: arithmetic)",
+        "SGD of 10^8 floats, momentum 0, to the machine's limit: 0.9 x the speed (limit: traffic)",
+        "98% on MNIST, from data on the device: 2.00 s of training",
+    ]
+    results["machine"]["gpu"] = GPU
+    results["limits"] = LIMITS
+    report = tables.report(results)
+    assert "## Targets" in report and "float32 (where a row says no other), plain SGD" in report
+    assert f"| {wide}, bf16, batch 4096 |" in report
+
+
+def test_rows_of_the_targets(monkeypatch):
+    """Each target finds its row among those that are measured for it."""
+    monkeypatch.setattr(
+        steps, "measure", lambda case, names, jax, effort: planted_row(
+            group=case.network.name, batch=case.batch, times={n: [1.0] for n in names}
+        ),
+    )  # fmt: skip
+    made = []
+
+    def case_of(network, batch, count, device):
+        made.append((network.name, batch, count, device))
+        return networks.Case(network, batch, count, torch.zeros(1, 1), torch.zeros(1), [])
+
+    monkeypatch.setattr(targets, "make_case", case_of)
+    monkeypatch.setattr(steps, "make_case", case_of)
+    monkeypatch.setattr(
+        optimizer, "_compare", lambda tensors, elements, momentum, effort, device: planted_row(
+            section="optimizer", group=f"momentum {momentum:g}", batch=None,
+            label=f"{tensors:,} x {elements:,}, momentum {momentum:g}", times={"gdext": [1.0]}
+        ),
+    )  # fmt: skip
+    everyone = contestants.of_device("cuda")
+    rows = list(targets.rows(everyone, Unavailable(""), EFFORT, "cuda"))
+    assert ("784-512-512-10:mnist", 1, 60_000, "cuda") in made
+    lines = targets.text({"rows": [vars(row) for row in rows], "accuracy": []})
+    assert len(lines) == len(targets.TARGETS)
+    assert not any("not measured" in line for line in lines)
+    epoch = next(row for row in rows if row.section == "epoch")
+    assert set(epoch.times) == {"fused", "graph", "jax-scan"}
+
+
 class FakeEvent:
     """The GPU's clock goes on by a millisecond less with each launch, then slows down again."""
 
@@ -149,7 +273,8 @@ def test_what_the_driver_says(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", ["layers", "layers-graph", "eager", "graph", "compile"])
 def test_every_contestant_does_the_same_work(name, network):
     case = networks.make_case(network, 2, 8, "cuda")
-    check = steps.Check(case, 8, contestants.eager(case).end(8), steps.TOLERANCE)
+    tolerance = PRECISIONS["float32"].tolerance
+    check = steps.Check(case, 8, contestants.eager(case).end(8), tolerance)
     contestant = contestants.make(name, case)
     contestant.work(3)
     steps.check_end(contestant.end(8), check)

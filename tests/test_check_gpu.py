@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(
     reason="bash and timeout (coreutils) are needed",
 )
 
-NAMES = ["machine", "build", "tests", "memcheck", "racecheck", "initcheck", "benchmark"]
+NAMES = [
+    "machine", "build", "tests", "memcheck", "racecheck", "initcheck", "targets", "benchmark"
+]  # fmt: skip
 
 PYTHON = """\
 #!/bin/sh
@@ -31,6 +33,9 @@ case "$*" in
   *"-m pytest"*) act=$TESTS ;;
   *sanitizer_selection*) echo "no caching $PYTORCH_NO_CUDA_MEMORY_CACHING" >>"$CALLS" ;;
   *benchmark.py*)
+    case "$*" in
+      *targets*) printf '%s\\n' "== targets and results" "a target: met" "everything is in o" ;;
+    esac
     while [ "$1" != --out ]; do shift; done
     mkdir -p "$2"; for name in json md png svg; do echo measured >"$2/benchmark.$name"; done ;;
 esac
@@ -104,7 +109,7 @@ def test_all_stages_in_order(machine):
     assert done.returncode == 0, done.stdout + done.stderr
     assert machine.statuses() == ALL_PASSED and [*machine.stages()] == NAMES
     assert json.loads((machine.out / "summary.json").read_text())["passed"] is True
-    assert [line.split()[0] for line in done.stdout.splitlines()[:-1]] == NAMES
+    assert [line.split()[0] for line in done.stdout.splitlines()[: len(NAMES)]] == NAMES
     calls = machine.calls.read_text()
     assert "archs 9.0, proxy http://127.0.0.1:9" in calls
     assert not re.search("^network ", calls, re.MULTILINE)
@@ -116,7 +121,10 @@ def test_all_stages_in_order(machine):
     assert log.count("said by python") == len(NAMES)
     assert [*re.findall(r"^== (\w+) \(", log, re.MULTILINE)] == NAMES
     left = sorted(path.name for path in machine.out.iterdir())
-    assert left == ["benchmark.json", "benchmark.md", "log.txt", "summary.json"]
+    results = [f"{name}.{kind}" for name in ("benchmark", "targets") for kind in ("json", "md")]
+    assert left == sorted([*results, "log.txt", "summary.json"])
+    assert "== targets and results\na target: met\neverything is in o\n" in done.stdout
+    assert "--sections limits targets accuracy --seeds 1" in calls
 
 
 def test_a_stage_that_fails_keeps_no_other_from_running(machine):
@@ -129,7 +137,7 @@ def test_a_stage_that_fails_keeps_no_other_from_running(machine):
 
 
 def test_a_stage_has_a_limit(machine):
-    machine.edit('"tests 120"', '"tests 1"')
+    machine.edit('"tests 110"', '"tests 1"')
     assert machine.run(TESTS="slow").returncode == 1
     assert machine.statuses() == {**ALL_PASSED, "tests": "timed out"}
     assert machine.stages()["tests"]["seconds"] <= 5

@@ -160,6 +160,41 @@ def test_in_a_cuda_graph_and_on_another_stream(batch_size):
 
 
 @cuda
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_replay_reads_rates_and_order_anew(batch_size):
+    x, y = (t.cuda() for t in data([7, 12, 5], 32, "cross_entropy", torch.float32))
+    plain, _ = make([7, 12, 5], "cross_entropy", SGD[0], "cuda", torch.float32)
+    graphed, _ = make([7, 12, 5], "cross_entropy", SGD[0], "cuda", torch.float32)
+    rates = torch.zeros(32 // batch_size, dtype=torch.float64, device="cuda")
+    order = torch.arange(32, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        losses = graphed.run(x, y, batch_size, order=order, lr=rates)
+    for rate in (0.1, 0.2):
+        rates.fill_(rate)
+        order.copy_(torch.randperm(32))
+        want = plain.run(x, y, batch_size, order=order, lr=rate)
+        graph.replay()
+        assert_bits_equal(losses.cpu(), want.cpu())
+    for got, wanted in zip(state(graphed), state(plain), strict=True):
+        assert_bits_equal(got.cpu(), wanted.cpu())
+
+
+@cuda
+@pytest.mark.parametrize("asked", [{"lr": [0.1, 0.2]}, {"order": torch.Generator()}], ids=str)
+def test_what_a_graph_cannot_read_leaves_the_capture_whole(asked):
+    x, y = (t.cuda() for t in data([7, 12, 5], 32, "cross_entropy", torch.float32))
+    trainer, _ = make([7, 12, 5], "cross_entropy", SGD[0], "cuda", torch.float32)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
+            trainer.run(x, y, 16, **asked)
+        doubled = 2 * x
+    graph.replay()
+    assert_bits_equal(doubled.cpu(), 2 * x.cpu())
+
+
+@cuda
 def test_a_call_on_cuda_returns_before_its_steps_are_done():
     """But for the check of classes, which mse has not."""
     sizes = [784, 512, 512, 10]

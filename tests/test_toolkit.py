@@ -154,6 +154,20 @@ def test_choose_archs(requested, expected):
     assert toolkit.choose_archs(requested, ("7.5", "8.0", "8.7", "9.0", "12.0")) == expected
 
 
+def test_ptx_is_of_an_architecture_that_newer_gpus_can_use():
+    """Of a toolkit whose newest architecture is 9.0: machine code of 9.0a, PTX of 9.0."""
+    archs = toolkit.choose_archs("", ("7.5", "8.0", "8.6", "8.9", "9.0"))
+    assert archs == ("7.5", "8.0", "8.6", "9.0a", "9.0+PTX")
+    assert toolkit.gencode_flags(archs)[-2:] == [
+        "-gencode=arch=compute_90a,code=sm_90a",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+    assert toolkit.gencode_flags(("9.0+PTX",)) == [
+        "-gencode=arch=compute_90,code=sm_90",
+        "-gencode=arch=compute_90,code=compute_90",
+    ]
+
+
 @pytest.mark.parametrize(
     ("requested", "supported", "message"),
     [

@@ -119,9 +119,11 @@ struct MlpFault {
 
 namespace cuda {
 constexpr int64_t kMlpCheckBytes = 8192;
-MlpSizes mlp_sizes(const MlpArgs&);    // of a call with these args; inputs, targets, losses, order,
-                                       // lr, samples and seconds may be others by then
-int64_t mlp(const MlpArgs&, Context);  // the number of steps launched; throws before any of them
+MlpSizes mlp_sizes(const MlpArgs&);  // of a call with these args; inputs, targets, losses, order,
+                                     // lr, samples and seconds may be others by then
+// The number of steps launched, fewer than all where `seconds` are over or an error came after the
+// first chunk; throws where it came before. After an error a step may have been taken in part.
+int64_t mlp(const MlpArgs&, Context);
 // For N inputs; memory: kMlpCheckBytes on the device. Waits for the stream, unless it is being
 // captured: then a fault stops the kernel when the graph is run. Nothing is to be checked, or
 // waited for, without order and classes.

@@ -2,6 +2,7 @@
 #include "contract/linear.h"
 #include "cuda/activations.cuh"
 #include "cuda/gemm.cuh"
+#include "cuda/reduce.cuh"
 
 namespace gdext::cuda {
 namespace {
@@ -63,34 +64,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   }
 }
 
-// db = sum_b dz[b,:]. A block owns kWarp columns; its warps take the rows in turn, in kLanes
-// interleaved sums each, which are added in a fixed order.
-constexpr int kSumThreads = 1024;
-
+// db = sum_b dz[b,:]. A block owns kWarp columns.
 template <class T>
 __global__ void __launch_bounds__(kSumThreads) db_kernel(Matrix dz, T* db, int64_t B, int64_t O) {
-  using A = acc_t<T>;
-  constexpr int kWarps = kSumThreads / kWarp, kLanes = 4;
-  __shared__ A of_warp[kWarps][kWarp];
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const int64_t o = static_cast<int64_t>(blockIdx.x) * kWarp + lane;
-  A sum[kLanes] = {};
-  if (o < O) {
-    const T* column = static_cast<const T*>(dz.data) + o * dz.col_stride;
-    for (int64_t b = warp; b < B; b += kWarps * kLanes) {
-#pragma unroll
-      for (int i = 0; i < kLanes; ++i) {
-        const int64_t row = b + i * kWarps;
-        if (row < B) sum[i] += static_cast<A>(column[row * dz.row_stride]);
-      }
-    }
-  }
-  of_warp[warp][lane] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-  __syncthreads();
-  if (warp != 0 || o >= O) return;
-  A total = A(0);
-  for (int w = 0; w < kWarps; ++w) total += of_warp[w][lane];
-  db[o] = T(total);
+  const int64_t o = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x % kWarp;
+  const acc_t<T> sum = sum_of_column(static_cast<const T*>(dz.data) + o * dz.col_stride,
+                                     dz.row_stride, o < O ? B : 0);
+  if (threadIdx.x < kWarp && o < O) db[o] = T(sum);
 }
 
 // gdy = q f'(z),  gz = q dy f''(z),  dz = dy f'(z)

@@ -68,6 +68,28 @@ bool is_capturing(Context context) {
   return status != cudaStreamCaptureStatusNone;
 }
 
+int64_t take_steps(MlpRun& run, int64_t steps, double seconds, Context context) {
+  const auto begin = std::chrono::steady_clock::now();
+  // A run of a single chunk needs none: it waits for nothing here, and when the driver's queue is
+  // full of such runs, the next launch waits for one chunk, some milliseconds, at most.
+  std::optional<Pace> pace;
+  if (steps > run.steps_at_once()) pace.emplace(context);
+  int64_t done = 0;
+  try {
+    while (done < steps) {
+      const int64_t chunk = std::min(run.steps_at_once(), steps - done);
+      run.take(chunk);
+      done += chunk;
+      if (done < steps) pace->mark();
+      const std::chrono::duration<double> past = std::chrono::steady_clock::now() - begin;
+      if (past.count() > seconds) break;
+    }
+  } catch (const std::runtime_error&) {
+    if (done == 0) throw;
+  }
+  return done;
+}
+
 MlpSizes mlp_sizes(const MlpArgs& args) {
   const MlpResidentPlan plan = mlp_resident_plan(args);
   return {0, plan.blocks ? mlp_resident_scratch(args, plan) : mlp_layers_scratch(args)};
@@ -97,7 +119,6 @@ MlpFault mlp_check(const MlpArgs& args, int64_t N, void* memory, Context context
 }
 
 int64_t mlp(const MlpArgs& args, Context context) {
-  const auto begin = std::chrono::steady_clock::now();
   const int64_t steps = steps_of(args);
   const MlpResidentPlan plan = mlp_resident_plan(args);
   const std::unique_ptr<MlpRun> run = plan.blocks ? mlp_resident(args, plan, args.scratch, context)
@@ -106,18 +127,7 @@ int64_t mlp(const MlpArgs& args, Context context) {
     run->take(steps);
     return steps;
   }
-  std::optional<Pace> pace;  // a single chunk needs none
-  if (steps > run->steps_at_once()) pace.emplace(context);
-  int64_t done = 0;
-  while (done < steps) {
-    const int64_t chunk = std::min(run->steps_at_once(), steps - done);
-    run->take(chunk);
-    done += chunk;
-    if (done < steps) pace->mark();
-    const std::chrono::duration<double> past = std::chrono::steady_clock::now() - begin;
-    if (past.count() > args.seconds) break;
-  }
-  return done;
+  return take_steps(*run, steps, args.seconds, context);
 }
 
 }  // namespace gdext::cuda

@@ -17,6 +17,12 @@ class MlpRun {
   virtual int64_t steps_at_once() const = 0;
 };
 
+// Takes steps [0, steps) of the run, a chunk at a time and at most two ahead of the device, until
+// `seconds` have passed; returns how many are launched. An error is thrown before the first chunk
+// alone: after one the steps launched are returned, for the caller to count, whose next call meets
+// the error again.
+int64_t take_steps(MlpRun&, int64_t steps, double seconds, Context);
+
 // Any network, batch, dtype and option: a few kernels for each step (mlp_layers.cu).
 int64_t mlp_layers_scratch(const MlpArgs&);
 std::unique_ptr<MlpRun> mlp_layers(const MlpArgs&, void* scratch, Context);

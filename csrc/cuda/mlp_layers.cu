@@ -83,9 +83,9 @@ class MlpLayersRun final : public MlpRun {
   }
 
   int64_t steps_at_once() const override {
-    // About as many as take some milliseconds.
-    constexpr double kWork = 1e10;  // multiplications
-    double work = 1e6;              // what the launches of a step cost
+    // About as many as take ten milliseconds, at 10^12 multiplications a second.
+    constexpr double kWork = 1e10, kKernel = 2e6;  // a kernel of a graph takes 2 us
+    double work = kKernel * static_cast<double>(3 * args_.L + 2);
     for (int64_t l = 0; l < args_.L; ++l)
       work += 3.0 * static_cast<double>(args_.B) * static_cast<double>(args_.layers[l].I) *
               static_cast<double>(args_.layers[l].O);

@@ -242,17 +242,12 @@ struct MlpStepEnd {
   double* losses;  // null: the step goes on
 };
 
-constexpr int kSumThreads = 1024;
-
 template <class T>
 __global__ void __launch_bounds__(kSumThreads)
     mlp_end_kernel(const __grid_constant__ MlpBiases<T> biases, int64_t count, MlpStepEnd end) {
-  using A = acc_t<T>;
-  constexpr int kWarps = kSumThreads / kWarp, kLanes = 4;
-  __shared__ A of_warp[kWarps][kWarp];
-  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const int lane = threadIdx.x % kWarp;
   if (blockIdx.x == biases.blocks) {
-    if (warp != 0) return;
+    if (threadIdx.x >= kWarp) return;
     double sum = 0;
     for (int64_t i = lane; i < end.partial_count; i += kWarp) sum += end.partials[i];
     sum = warp_reduce(sum, Sum{});
@@ -269,22 +264,8 @@ __global__ void __launch_bounds__(kSumThreads)
   while (which + 1 < biases.count && biases[which + 1].blocks_before <= blockIdx.x) ++which;
   const MlpBias<T>& bias = biases[which];
   const int64_t o = (blockIdx.x - bias.blocks_before) * kWarp + lane;
-  A sum[kLanes] = {};
-  if (o < bias.O) {
-    for (int64_t b = warp; b < count; b += kWarps * kLanes) {
-#pragma unroll
-      for (int i = 0; i < kLanes; ++i) {
-        const int64_t row = b + i * kWarps;
-        if (row < count) sum[i] += static_cast<A>(bias.dz[row * bias.O + o]);
-      }
-    }
-  }
-  of_warp[warp][lane] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-  __syncthreads();
-  if (warp != 0 || o >= bias.O) return;
-  A total = A(0);
-  for (int w = 0; w < kWarps; ++w) total += of_warp[w][lane];
-  bias.update(o, 0, 1, total);
+  const acc_t<T> db = sum_of_column(bias.dz + o, bias.O, o < bias.O ? count : 0);
+  if (threadIdx.x < kWarp && o < bias.O) bias.update(o, 0, 1, db);
 }
 
 }  // namespace gdext::cuda

@@ -8,6 +8,8 @@ namespace gdext::cuda {
 
 constexpr int kResidentLayers = 16;
 constexpr int kResidentThreads = 512;
+// A thread of a sweep holds five numbers of each sample in registers, of which it has 128; and the
+// sums over a tile's lanes are for at most as many numbers as the narrowest tile has columns.
 constexpr int kResidentBatch = 8;
 
 struct ResidentParameter {

@@ -23,6 +23,32 @@ __device__ inline double add_partials(const double* partials, int64_t count) {
   return block_reduce(sum, Sum{});
 }
 
+// The sum of `rows` elements, `stride` apart, of the column of each lane, on the lanes of the first
+// warp. All kSumThreads threads of the block must call it: its warps take the rows in turn, in
+// kSums interleaved sums each, which are added in a fixed order.
+constexpr int kSumThreads = 1024;
+template <class T>
+__device__ acc_t<T> sum_of_column(const T* column, int64_t stride, int64_t rows) {
+  using A = acc_t<T>;
+  constexpr int kWarps = kSumThreads / kWarp, kSums = 4;
+  __shared__ A of_warp[kWarps][kWarp];
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  A sum[kSums] = {};
+  for (int64_t first = warp; first < rows; first += kWarps * kSums) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      const int64_t row = first + i * kWarps;
+      if (row < rows) sum[i] += static_cast<A>(column[row * stride]);
+    }
+  }
+  of_warp[warp][lane] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  __syncthreads();
+  A total = A(0);
+  if (warp == 0)
+    for (int w = 0; w < kWarps; ++w) total += of_warp[w][lane];
+  return total;
+}
+
 // loss = sum of partials (/ norm if mean). The mean's norm is `size`, or, if weighted, the sum of
 // the second kPartials partials; any other reduction's is 1.
 template <class T>

@@ -57,21 +57,26 @@ void run(const Tensor& like, const Args& args, Kernel<Args> on_cpu,
 #endif
 }
 
+// Throws where the tensor `like` is on a device that nothing here was built for.
+inline void check_built_for([[maybe_unused]] const Tensor& like) {
+#if !GDEXT_CUDA
+  GDEXT_CHECK(like.is_cpu(),
+              "gdext was built without CUDA: build it again with GDEXT_CUDA=1 to compute on ",
+              show_device(like));
+#endif
+}
+
 // GDEXT_RUN: `cpu::op` or `cuda::op` on args, on the device of the tensor `like`.
 // GDEXT_RUN_ON_CUDA: of what `cuda` alone has, for tensors that are there.
 #if GDEXT_CUDA
 #define GDEXT_RUN(like, op, args) ::gdext::run(like, args, &::gdext::cpu::op, &::gdext::cuda::op)
 #define GDEXT_RUN_ON_CUDA(like, op, args) ::gdext::run(like, args, {}, &::gdext::cuda::op)
 #else
-#define GDEXT_RUN_ON_CUDA(like, op, args) \
-  GDEXT_CHECK(false, "gdext was built without CUDA: build it again with GDEXT_CUDA=1")
-#define GDEXT_RUN(like, op, args)                                                    \
-  do {                                                                               \
-    GDEXT_CHECK((like).is_cpu(),                                                     \
-                "gdext was built without CUDA: build it again with GDEXT_CUDA=1 to " \
-                "compute on ",                                                       \
-                ::gdext::show_device(like));                                         \
-    ::gdext::run(like, args, &::gdext::cpu::op, {});                                 \
+#define GDEXT_RUN_ON_CUDA(like, op, args) ::gdext::check_built_for(like)
+#define GDEXT_RUN(like, op, args)                    \
+  do {                                               \
+    ::gdext::check_built_for(like);                  \
+    ::gdext::run(like, args, &::gdext::cpu::op, {}); \
   } while (false)
 #endif
 

@@ -154,12 +154,7 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   args.ignore_index = ignore_index;
   args.label_smoothing = label_smoothing;
   const Tensor param = params.tensor(0);
-#if !GDEXT_CUDA
-  GDEXT_CHECK(param.is_cpu(),
-              "gdext was built without CUDA: build it again with GDEXT_CUDA=1 to "
-              "compute on ",
-              show_device(param));
-#endif
+  check_built_for(param);
   set_loss(args, class_weight, param);
   set_inputs(args, inputs, param);
   args.input_scale = input_scale;
@@ -212,14 +207,18 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   const int64_t begin = past * args.B;
   const int64_t room = gradient ? args.B : std::max<int64_t>(kSamplesPerCall / args.B, 1) * args.B;
   const int64_t end = std::min(args.samples, begin + room);
+  const MlpSizes sizes = sizes_of(args, param);
+  const int64_t wanted = aligned(sizes.packed) + sizes.scratch;
+  const bool asks = workspace.numel() < wanted;
+  // The samples are looked at once, but for gradients: processes that share a batch check all there
+  // is to check before any of them has a workspace.
+  if (asks && !gradient) return wanted;
   if (param.is_cpu()) {
     check_samples(args, begin, past == 0 ? args.samples : end, N);
   } else if (past == 0) {
     check_samples_on_cuda(args, N, param);
   }
-  const MlpSizes sizes = sizes_of(args, param);
-  const int64_t wanted = aligned(sizes.packed) + sizes.scratch;
-  if (workspace.numel() < wanted) return wanted;
+  if (asks) return wanted;
   auto* memory = static_cast<char*>(workspace.mutable_data_ptr());
   GDEXT_CHECK(reinterpret_cast<uintptr_t>(memory) % 64 == 0,
               "workspace: wanted memory aligned to 64 bytes");

@@ -12,6 +12,11 @@ from gdext._fused.loss import CROSS_ENTROPY
 from gdext._fused.memory import Memory
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is launched on ``device`` now goes into a CUDA graph, to be run later."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def read_data(
     inputs: Tensor, targets: Tensor, loss: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -68,6 +73,18 @@ def read_order(order: Tensor, device: torch.device) -> Tensor:
             f"order: wanted device {device} (that of the parameters), got {order.device}"
         )
     return order.contiguous()
+
+
+def read_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """Raise RuntimeError in a CUDA graph's capture: each replay would take the same order, if the
+    copy of it were still there."""
+    if is_capturing(device):
+        raise RuntimeError(
+            f"order: wanted None or a tensor on {device} while a CUDA graph is captured (such as "
+            f"torch.randperm's there, captured too: then each replay has an order of its own), got "
+            f"a torch.Generator on {generator.device}"
+        )
+    return generator
 
 
 def read_batch_size(batch_size: object, count: int) -> int:

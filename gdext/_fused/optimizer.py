@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from gdext._fused.data import is_capturing
 from gdext._fused.memory import Memory
 from gdext._fused.network import Network
 from gdext.optim import SGD, check_options
@@ -56,6 +57,13 @@ class Update:
                 check_options(group, -math.inf)  # as in SGD.step, schedules may take lr below 0
             except (RuntimeError, ValueError) as error:
                 raise type(error)(f"optimizer.param_groups[{index}]: {error}") from None
+            lr = group["lr"]
+            if isinstance(lr, Tensor) and lr.device.type == "cuda" and is_capturing(lr.device):
+                raise RuntimeError(
+                    f"optimizer.param_groups[{index}]['lr']: wanted a number while a CUDA graph is "
+                    f"captured, got a tensor on {lr.device}; give it as run's lr, to be read anew "
+                    "at each replay"
+                )
             self.options += [float(group[name]) for name in OPTIONS]
             group_of.update(dict.fromkeys(map(id, group["params"]), index))
         params = network.params
@@ -108,16 +116,28 @@ class Update:
         return Memory(named)
 
 
-def read_lr(lr: float | Sequence[float] | Tensor | None, steps: int, groups: int) -> Tensor | None:
-    """Learning rates, float64 [steps, groups]; None for the groups' own.
+def read_lr(
+    lr: float | Sequence[float] | Tensor | None, steps: int, groups: int, device: torch.device
+) -> Tensor | None:
+    """Learning rates, float64 [steps, groups], on ``device``; None for the groups' own.
 
     Raises:
         ValueError: a shape other than [], [steps] or [steps, groups]; a negative or infinite number
             or NaN.
+        RuntimeError: in a CUDA graph's capture, where they are not on ``device``. Those that are
+            will be read at each replay: their values are not looked at.
     """
     if lr is None:
         return None
-    given = torch.as_tensor(lr, dtype=torch.float64, device="cpu").detach()
+    capturing = is_capturing(device) and not isinstance(lr, (int, float))
+    if capturing and not (isinstance(lr, Tensor) and lr.device == device):
+        got = f"a tensor on {lr.device}" if isinstance(lr, Tensor) else type(lr).__name__
+        raise RuntimeError(
+            f"lr: wanted a number or a tensor on {device} while a CUDA graph is captured (it is "
+            f"read at each replay), got {got}"
+        )
+    place = device if capturing else torch.device("cpu")
+    given = torch.as_tensor(lr, dtype=torch.float64, device=place).detach()
     if given.dim() == 1 and len(given) == steps:
         given = given[:, None]
     elif given.dim() and given.shape != (steps, groups):
@@ -125,10 +145,13 @@ def read_lr(lr: float | Sequence[float] | Tensor | None, steps: int, groups: int
             f"lr: wanted a number, or shape [{steps}] (steps) or [{steps}, {groups}] "
             f"(steps, param groups), got shape {list(given.shape)}"
         )
-    bad = ~(given.isfinite() & (given >= 0))
-    if bad.any():
-        raise ValueError(f"lr: wanted finite numbers >= 0, got {float(given[bad][0])}")
-    return given.expand(steps, groups).contiguous()
+    if not capturing:
+        bad = ~(given.isfinite() & (given >= 0))
+        if bad.any():
+            raise ValueError(f"lr: wanted finite numbers >= 0, got {float(given[bad][0])}")
+    if not given.dim() and not capturing:  # nothing to be copied to the device
+        return torch.full((steps, groups), float(given), dtype=torch.float64, device=device)
+    return given.expand(steps, groups).contiguous().to(device, non_blocking=True)
 
 
 def _refuse_parameters(

@@ -26,14 +26,16 @@ from gdext.benchmark import (
     rounds,
     steps,
     tables,
+    targets,
 )
 from gdext.benchmark.contestants import LABELS, of_device
 from gdext.benchmark.jax_peer import VARIANTS, JaxPeer
-from gdext.benchmark.networks import FEATURED, NETWORKS
+from gdext.benchmark.networks import FEATURED, NETWORKS, Network
 from gdext.benchmark.rounds import Unavailable
 from gdext.training.output import write_atomically
 
-SECTIONS = ("limits", "steps", "ops", "optimizer", "memory", "accuracy")
+DEFAULT_SECTIONS = ("limits", "steps", "ops", "optimizer", "memory", "accuracy")
+SECTIONS = (*DEFAULT_SECTIONS, "targets")
 QUICK_SECTIONS = ("limits", "steps", "ops", "optimizer")
 QUICK_BATCHES = [1, 32, 512]
 JSON = "benchmark.json"
@@ -82,14 +84,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     def several(name: str, choices: Sequence[str], help: str) -> None:
         parser.add_argument(
             f"--{name}", nargs="+", choices=choices, metavar="NAME",
-            help=f"{help}; all unless given, of: {', '.join(choices)}",
+            help=f"{help}, of: {', '.join(choices)}",
         )  # fmt: skip
 
-    several("sections", SECTIONS, "what to measure (with --quick all but memory and accuracy)")
-    several("networks", [*NETWORKS], "of the section steps")
-    several("contestants", [*LABELS], "who trains")
+    several("sections", SECTIONS, "what to measure; unless given all but targets (with --quick "
+            "neither memory nor accuracy)")  # fmt: skip
+    several("contestants", [*LABELS], "who trains; all unless given")
     cores = machine.cores()
     add = parser.add_argument
+    add("--networks", nargs="+", type=_network, metavar="NAME",
+        help=f"of the section steps; all unless given, of: {', '.join(NETWORKS)}; each also in "
+        "bfloat16, as NAME:bf16, and on a GPU in tf32, as NAME:tf32")  # fmt: skip
     add("--batches", nargs="+", type=_integer(1, 2**20), metavar="N",
         help="batch sizes of the section steps (default: some for each network)")  # fmt: skip
     add("--rounds", type=_integer(1, 1000), metavar="N",
@@ -110,8 +115,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     chosen = parser.parse_args(arguments)
     effort = rounds.QUICK if chosen.quick else rounds.THOROUGH
     chosen.effort = replace(effort, rounds=chosen.rounds or effort.rounds)
-    chosen.sections = chosen.sections or (QUICK_SECTIONS if chosen.quick else SECTIONS)
-    chosen.networks = chosen.networks or [*(FEATURED if chosen.quick else NETWORKS)]
+    on_gpu = chosen.device == "cuda"
+    chosen.sections = chosen.sections or (QUICK_SECTIONS if chosen.quick else DEFAULT_SECTIONS)
+    if "targets" in chosen.sections and not on_gpu:
+        raise UsageError("--sections targets: they are for --device cuda")
+    names = networks.of_device(chosen.device, FEATURED if chosen.quick else NETWORKS)
+    chosen.networks = chosen.networks or [_network(name) for name in names]
+    for network in chosen.networks:
+        if network.precision == "tf32" and not on_gpu:
+            raise UsageError(f"--networks {network.name}: tf32 is for --device cuda")
     chosen.batches = chosen.batches or (QUICK_BATCHES if chosen.quick else None)
     chosen.contestants = chosen.contestants or of_device(chosen.device)
     return chosen
@@ -125,6 +137,16 @@ def _integer(least: int, most: int) -> Any:
         return value
 
     return integer
+
+
+def _network(name: str) -> Network:
+    found = networks.find(name)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"invalid choice: {name!r} (choose from {', '.join(NETWORKS)}; each also with :bf16 or "
+            ":tf32 after it)"
+        )
+    return found
 
 
 def _run(chosen: argparse.Namespace, given: list[str]) -> None:
@@ -169,6 +191,8 @@ def _run(chosen: argparse.Namespace, given: list[str]) -> None:
                 _save(results, folder)
     plot.draw(results, folder)
     print("\n".join(tables.disturbances(results)))
+    if tables.on_cuda(results):
+        print("\n".join(["== targets and results", *targets.text(results)]))
     print(f"everything is in {folder}")
 
 
@@ -197,19 +221,21 @@ def _measure(
     else:
         rows = {
             "steps": lambda: steps.run(
-                [NETWORKS[name] for name in chosen.networks],
+                chosen.networks,
                 chosen.batches,
                 contestants,
                 jax,
                 effort,
                 chosen.device,
             ),
+            "targets": lambda: targets.rows(contestants, jax, effort, chosen.device),
             "ops": lambda: ops.run(effort, chosen.device),
             "optimizer": lambda: optimizer.run(
                 effort, 10**7 if chosen.quick and chosen.device == "cpu" else 10**8, chosen.device
             ),
         }[section]
-        if section == "steps" and any(NETWORKS[n].input == "mnist" for n in chosen.networks):
+        of_mnist = any(network.input == "mnist" for network in chosen.networks)
+        if section == "targets" or (section == "steps" and of_mnist):
             results["notes"].append(f"The MNIST pixels are {networks.mnist().source}.")
         for row in rows():
             results["rows"].append(asdict(row))

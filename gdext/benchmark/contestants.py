@@ -78,7 +78,7 @@ def fused_step(case: Case) -> Contestant:
 
 def _fused_trainer(case: Case) -> gdext.FusedTrainer:
     model, sgd, loss = ENGINES["layers"](*_arguments(case))
-    model.to(case.device)
+    model.to(case.device, case.network.dtype)
     optimizer = sgd(model.parameters(), lr=LEARNING_RATE)
     try:
         return gdext.FusedTrainer(model, optimizer, loss)
@@ -113,7 +113,7 @@ def _step(
     case: Case, engine: str, **options: bool
 ) -> tuple[torch.nn.Module, Callable[[Tensor, Tensor], None]]:
     model, sgd, loss_fn = ENGINES[engine](*_arguments(case))
-    model.to(case.device)
+    model.to(case.device, case.network.dtype)
     optimizer = sgd(model.parameters(), lr=LEARNING_RATE, **options)
 
     def step(x: Tensor, y: Tensor) -> None:
@@ -168,7 +168,7 @@ def compiled(case: Case) -> Contestant:
     logging.getLogger("torch").setLevel(logging.ERROR)
     torch._dynamo.reset()  # each case has its own shapes: never "too many recompilations"
     model, sgd, loss_fn = ENGINES["torch"](*_arguments(case))
-    model.to(case.device)
+    model.to(case.device, case.network.dtype)
     optimizer = sgd(model.parameters(), lr=LEARNING_RATE)
     mode = "reduce-overhead" if case.device == "cuda" else None
     loss_of = torch.compile(lambda x, y: loss_fn(model(x), y), dynamic=False, mode=mode)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gdext import build_info
 from gdext.benchmark.networks import FLOAT
+from gdext.benchmark.precision import PRECISIONS, in_force
 
 SIZES = [2**k for k in range(16, 33, 2)]  # 64 KiB to 4 GiB
 COPY_BYTES = 2**31
@@ -62,8 +63,9 @@ def limits(seconds: float) -> dict[str, Any]:
         bandwidth: of an update p <- p - a g on arrays of so many bytes: bytes read and written per
         second. copy: the same of torch's copy_.
     """
-    matrices = {"tf32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16,
-                "float32": torch.float32}  # fmt: skip
+    matrices = {"tf32": ("tf32", torch.float32), "bfloat16": ("bf16", torch.bfloat16),
+                "float16": ("float32", torch.float16),
+                "float32": ("float32", torch.float32)}  # fmt: skip
     return {
         "gpu": torch.cuda.get_device_name(0),
         "fma": [
@@ -71,8 +73,8 @@ def limits(seconds: float) -> dict[str, Any]:
             for dtype in (torch.float32, torch.float64)
         ],
         "matrix": [
-            {"kind": kind, "rate": matrix_rate(dtype, kind == "tf32", seconds)}
-            for kind, dtype in matrices.items()
+            {"kind": kind, "rate": matrix_rate(precision, dtype, seconds)}
+            for kind, (precision, dtype) in matrices.items()
         ],
         "bandwidth": [{"bytes": size, "rate": update_rate(size, seconds)} for size in SIZES],
         "copy": {"bytes": COPY_BYTES, "rate": copy_rate(COPY_BYTES, seconds)},
@@ -134,17 +136,22 @@ def copy_rate(size: int, seconds: float) -> float:
         _arrays.cache_clear()
 
 
-def matrix_rate(dtype: torch.dtype, tf32: bool, seconds: float) -> float:
-    """Operations per second of torch.matmul on square matrices."""
+def arithmetic_rate(precision: str, seconds: float) -> float:
+    """Operations per second that products in this precision have at most: of float32 multiply-adds
+    in registers (which products of float32 split in tf32 may exceed), of torch.mm in tf32 or
+    bfloat16."""
+    if precision == "float32":
+        return fma_rate(torch.float32, seconds)
+    return matrix_rate(precision, PRECISIONS[precision].dtype, seconds)
+
+
+def matrix_rate(precision: str, dtype: torch.dtype, seconds: float) -> float:
+    """Operations per second of torch.mm on square matrices."""
     a, b = (torch.randn(MATRIX, MATRIX, dtype=dtype, device="cuda") for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
 
     def start() -> float:
         torch.mm(a, b)
         return 2.0 * MATRIX**3
 
-    try:
+    with in_force(precision):
         return best_rate(start, seconds)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before

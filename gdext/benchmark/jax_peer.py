@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gdext.benchmark.networks import LEARNING_RATE, Case
+from gdext.benchmark.precision import PRECISIONS
 from gdext.benchmark.rounds import Timer, Unavailable
 
 VARIANTS = {"jax-jit": "jit", "jax-scan": "scan"}
@@ -28,9 +29,7 @@ class JaxPeer:
     """
 
     def __init__(self, python: str, device: str = "cpu") -> None:
-        # float32 as everyone else's: on a GPU JAX would take tf32 for it.
-        environ = {"JAX_PLATFORMS": device, "JAX_DEFAULT_MATMUL_PRECISION": "highest",
-                   "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # fmt: skip
+        environ = {"JAX_PLATFORMS": device, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         worker = Path(__file__).with_name("jax_worker.py")
         try:
             self._process = subprocess.Popen(
@@ -76,6 +75,9 @@ class JaxPeer:
             activation=case.network.activation,
             loss=case.network.loss,
             lr=LEARNING_RATE,
+            dtype=str(case.network.dtype).removeprefix("torch."),
+            # That of everyone else: on a GPU JAX would take tf32 for float32.
+            matmul=PRECISIONS[case.network.precision].jax,
         )
 
         def timer(repeats: int) -> float:
@@ -88,7 +90,7 @@ class JaxPeer:
             self._ask(do="end", variant=variant, steps=steps, file=file)
             with numpy.load(file) as arrays:
                 ends = [torch.from_numpy(arrays[f"p{i}"]) for i in range(len(case.initial))]
-            return [p.to(case.device) for p in ends]
+            return [p.to(case.device, case.network.dtype) for p in ends]
 
         return timer, end
 
@@ -98,8 +100,13 @@ class JaxPeer:
         path = Path(self._folder.name) / "case.npz"
         by_step = (case.steps, case.batch, -1)
         targets = case.targets.view(by_step if case.targets.dim() == 2 else by_step[:2])
-        arrays: dict[str, Any] = {f"p{i}": p.cpu().numpy() for i, p in enumerate(case.initial)}
-        arrays.update(inputs=case.inputs.view(by_step).cpu().numpy(), targets=targets.cpu().numpy())
+        tensors = {f"p{i}": p for i, p in enumerate(case.initial)}
+        tensors.update(inputs=case.inputs.view(by_step), targets=targets)
+        # numpy has no bfloat16.
+        arrays: dict[str, Any] = {
+            name: (t.float() if t.is_floating_point() else t).cpu().numpy()
+            for name, t in tensors.items()
+        }
         numpy.savez(path, **arrays)
         return path
 

@@ -5,9 +5,11 @@ sleeps in that read, so that the other contestants have the machine to themselve
 
     (at the start)                                      {"versions": {...}}
     {"do": "build", "variant": "jit" or "scan", "file": an .npz with inputs [steps,B,I],
-     targets, p0, p1, ... (w [O,I] and b [O] of each layer), "activation", "loss", "lr"}
+     targets, p0, p1, ... (w [O,I] and b [O] of each layer), "activation", "loss", "lr",
+     "dtype": of all numbers, "matmul": jax_default_matmul_precision}
                                                         {"built": true}
-    {"do": "end", "variant": ..., "steps": n, "file": an .npz to write: p0, p1, ... after n steps}
+    {"do": "end", "variant": ..., "steps": n,
+     "file": an .npz to write: p0, p1, ... after n steps, as float32}
                                                         {"written": true}
     {"do": "time", "variant": ..., "repeats": n}        {"seconds": of n turns}
     anything that fails                                 {"error": why}
@@ -40,7 +42,7 @@ def make_step(jax: Any, activation: str, loss: str, lr: float) -> Callable[..., 
         return x @ w + b
 
     def cost(params: Any, x: Any, y: Any) -> Any:
-        out = forward(params, x)
+        out = forward(params, x).astype("float32")  # as PyTorch's losses add up
         if loss == "mse":
             return jnp.square(out - y).mean()
         return -jnp.take_along_axis(jax.nn.log_softmax(out), y[:, None], axis=1).mean()
@@ -57,15 +59,18 @@ class Runner:
 
     def __init__(self, jax: Any, numpy: Any, request: dict[str, Any]) -> None:
         self.jax, self.numpy = jax, numpy
+        # It holds until the next case's; all functions of this one are compiled before.
+        jax.config.update("jax_default_matmul_precision", request["matmul"])
+        dtype = jax.numpy.dtype(request["dtype"])
         with numpy.load(request["file"]) as file:
             data = dict(file)
         count = sum(name.startswith("p") for name in data) // 2
-        self.initial = [(data[f"p{2 * i}"].T, data[f"p{2 * i + 1}"]) for i in range(count)]
+        parameters = [data[f"p{i}"].astype(dtype) for i in range(2 * count)]
+        self.initial = [(w.T, b) for w, b in zip(parameters[::2], parameters[1::2])]  # noqa: B905
         step = make_step(jax, request["activation"], request["loss"], request["lr"])
         targets = data["targets"]
-        if targets.dtype.kind == "i":
-            targets = targets.astype("int32")
-        inputs, targets = jax.device_put((data["inputs"], targets))
+        targets = targets.astype("int32" if targets.dtype.kind == "i" else dtype)
+        inputs, targets = jax.device_put((data["inputs"].astype(dtype), targets))
         # The parameters' memory is donated, so that the update can be made in place.
         if request["variant"] == "scan":
             loop = jax.jit(lambda p, data: jax.lax.scan(step, p, data), donate_argnums=0)
@@ -102,7 +107,8 @@ class Runner:
     def end(self, steps: int, file: str) -> None:
         arrays = {}
         for i, (w, b) in enumerate(self.turn(self.start(), self.first(steps))):
-            arrays[f"p{2 * i}"], arrays[f"p{2 * i + 1}"] = w.T, b
+            arrays[f"p{2 * i}"] = w.T.astype("float32")
+            arrays[f"p{2 * i + 1}"] = b.astype("float32")
         self.numpy.savez(file, **arrays)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from gdext.benchmark.precision import PRECISIONS
 
 LEARNING_RATE = 0.01
 FLOAT = 4  # bytes
@@ -20,25 +23,33 @@ MORE_BATCHES = (1, 8, 32, 64, 128, 256, 512, 4096)
 
 @dataclass(frozen=True)
 class Network:
-    """An MLP, the loss it is trained with, and its input: "dense" (normal random numbers) or
-    "mnist" (pixels in [0, 1], four fifths of them zero)."""
+    """An MLP, the loss it is trained with, its input: "dense" (normal random numbers) or "mnist"
+    (pixels in [0, 1], four fifths of them zero), and its precision, of PRECISIONS."""
 
     sizes: tuple[int, ...]
     activation: str
     loss: str
     input: str = "dense"
     batches: tuple[int, ...] = ALL_BATCHES
+    precision: str = "float32"
 
     @property
     def name(self) -> str:
-        return "-".join(map(str, self.sizes)) + ("" if self.input == "dense" else f":{self.input}")
+        marks = [self.input] * (self.input != "dense")
+        marks += [self.precision] * (self.precision != "float32")
+        return ":".join(["-".join(map(str, self.sizes)), *marks])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return PRECISIONS[self.precision].dtype
 
     @property
     def title(self) -> str:
         sizes = "-".join(map(str, self.sizes))
         loss = {"mse": "MSE", "cross_entropy": "cross entropy"}[self.loss]
         source = {"dense": "dense input", "mnist": "MNIST pixels"}[self.input]
-        return f"{sizes}, {self.activation}, {loss}, {source}"
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"{sizes}, {self.activation}, {loss}, {source}{precision}"
 
     @property
     def layers(self) -> list[tuple[int, int]]:
@@ -62,11 +73,11 @@ class Network:
 
     def bytes(self, batch: int) -> int:
         """That one training step must move: each parameter is read and written, each input read."""
-        return FLOAT * (2 * self.parameters + batch * self.sizes[0])
+        return self.dtype.itemsize * (2 * self.parameters + batch * self.sizes[0])
 
     @property
     def working_set(self) -> int:
-        return FLOAT * self.parameters
+        return self.dtype.itemsize * self.parameters
 
 
 NETWORKS = {
@@ -83,8 +94,25 @@ NETWORKS = {
     )
 }
 
+WIDE = "784-1024-1024-1024-1024-10"
+LOW_PRECISION = (f"{WIDE}:tf32", f"{WIDE}:bf16")
+
+
+def find(name: str) -> Network | None:
+    """The network of that name: of NETWORKS, or one of those with its precision after a colon."""
+    base, _, precision = name.rpartition(":")
+    if name not in NETWORKS and base in NETWORKS and precision in PRECISIONS:
+        return replace(NETWORKS[base], precision=precision)
+    return NETWORKS.get(name)
+
+
 # Those in the README; the others are in benchmark.md alone.
 FEATURED = ("8-64-64-4", "32-256-256-8", "784-512-512-10", "784-512-512-10:mnist")
+
+
+def of_device(device: str, names: Iterable[str]) -> list[str]:
+    """`names`, and on a GPU those in the precisions of its matrix units."""
+    return [*names, *(LOW_PRECISION if device == "cuda" else ())]
 
 
 @dataclass(frozen=True)
@@ -131,8 +159,11 @@ def make_case(network: Network, batch: int, steps: int, device: str = "cpu") -> 
     for i, o in network.layers:  # torch.nn.Linear's initialisation
         for shape in ((o, i), (o,)):
             initial.append((torch.rand(shape, generator=random) * 2 - 1) / i**0.5)
-    inputs, targets = inputs.to(device), targets.to(device)
-    return Case(network, batch, steps, inputs, targets, [p.to(device) for p in initial])
+
+    def place(t: Tensor) -> Tensor:
+        return t.to(device, network.dtype if t.is_floating_point() else t.dtype)
+
+    return Case(network, batch, steps, place(inputs), place(targets), [place(p) for p in initial])
 
 
 class Digits(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -32,9 +32,14 @@ STEPS = 3  # of the check: the first makes the momentum, the others use it
 PIECE = 2**20
 
 
-def run(effort: Effort, most_elements: int, device: str = "cpu") -> Iterator[Row]:
-    """Lists of more than `most_elements` elements are left out."""
-    for tensors, elements in LISTS:
+def run(
+    effort: Effort,
+    most_elements: int,
+    device: str = "cpu",
+    lists: Sequence[tuple[int, int]] | None = None,
+) -> Iterator[Row]:
+    """Lists (default: LISTS) of more than `most_elements` elements are left out."""
+    for tensors, elements in LISTS if lists is None else lists:
         if tensors * elements <= most_elements:
             for momentum in (0.0, 0.9):
                 yield _compare(tensors, elements, momentum, effort, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gdext.benchmark.networks import FEATURED, NETWORKS
+from gdext.benchmark.networks import FEATURED, find, of_device
 from gdext.benchmark.results import Row, floor, spread
 from gdext.benchmark.tables import label, rows_of
 from gdext.training.report import optional
@@ -27,7 +27,8 @@ STYLES: dict[str, dict[str, Any]] = {
 def draw(results: dict[str, Any], folder: Path) -> None:
     """Writes benchmark.png and benchmark.svg, if matplotlib and results of steps are there."""
     rows = rows_of(results, "steps")
-    groups = [name for name in FEATURED if any(row.group == name for row in rows)]
+    featured = of_device(results.get("device", "cpu"), FEATURED)
+    groups = [name for name in featured if any(row.group == name for row in rows)]
     groups = groups or list(dict.fromkeys(row.group for row in rows))
     module = optional("matplotlib.figure", "matplotlib", "picture") if groups else None
     if module is None:
@@ -67,6 +68,7 @@ def _panel(axes: Any, group: str, rows: list[Row]) -> None:
     axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:,g}")
-    axes.set_title(NETWORKS[group].title if group in NETWORKS else group, fontsize=10)
+    network = find(group)
+    axes.set_title(network.title if network else group, fontsize=10)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

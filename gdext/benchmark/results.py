@@ -10,20 +10,20 @@ from typing import NamedTuple
 QUIET = 1.15
 
 # The contestant that the others' speed is given in multiples of.
-BASELINE = {"steps": "eager", "ops": "torch", "optimizer": "torch fused"}
+BASELINE = {"steps": "eager", "epoch": "graph", "ops": "torch", "optimizer": "torch fused"}
 
 
 @dataclass
 class Row:
     """One comparison: the same work, done by every contestant in each round.
 
-    section: "steps", "ops" or "optimizer"; group, label: what the work is; batch: samples per step
-    (steps only).
+    section: "steps", "epoch", "ops" or "optimizer"; group, label: what the work is; batch: samples
+    per step (steps and epoch only); precision: of precision.py.
     flops: floating-point operations that the work needs; bytes: what must be read and written at
     least.
     times: seconds that the work took each contestant, one number for each round.
-    limits: seconds that it would take the machine at its FMA peak ("arithmetic") and at its memory
-    bandwidth ("traffic"), both measured anew in each round.
+    limits: seconds that it would take the machine at its peak of multiply-adds in that precision
+    ("arithmetic") and at its memory bandwidth ("traffic"), both measured anew in each round.
     notes: why a contestant has no times.
     """
 
@@ -33,6 +33,7 @@ class Row:
     flops: float
     bytes: float
     batch: int | None = None
+    precision: str = "float32"
     times: dict[str, list[float]] = field(default_factory=dict)
     limits: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)

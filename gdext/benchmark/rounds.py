@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gdext.benchmark import gpu
+from gdext.benchmark import gpu, limits
 from gdext.benchmark.results import Row
 
 # Does the work so many times in a row and returns the seconds that all of them took.
@@ -107,12 +107,12 @@ def measure(
 def _limit_timers(row: Row, working_set: int, seconds: float, device: str) -> tuple[Timer, Timer]:
     """The work at the machine's limits. They measure a rate, whatever the repeats."""
     if device == "cuda":
-        fma, bandwidth = gpu.fma_rate, gpu.update_rate
+        rate, bandwidth = gpu.arithmetic_rate, gpu.update_rate
     else:
-        fma, bandwidth = torch.ops.gdext._fma_peak, torch.ops.gdext._bandwidth
+        rate, bandwidth = limits.arithmetic_rate, torch.ops.gdext._bandwidth
 
     def arithmetic(repeats: int) -> float:
-        return repeats * row.flops / fma(torch.float32, seconds)
+        return repeats * row.flops / rate(row.precision, seconds)
 
     def traffic(repeats: int) -> float:
         return repeats * row.bytes / bandwidth(max(working_set, 1024), seconds)

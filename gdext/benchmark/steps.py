@@ -11,16 +11,11 @@ from gdext.benchmark import rounds
 from gdext.benchmark.contestants import eager, make
 from gdext.benchmark.jax_peer import JaxPeer
 from gdext.benchmark.networks import Case, Network, make_case
+from gdext.benchmark.precision import PRECISIONS, in_force
 from gdext.benchmark.results import Row
 from gdext.benchmark.rounds import Effort, Timer, Unavailable
 
-# How far from torch eager's parameters a contestant's may end, relatively to the way that eager's
-# went. After the first steps: another order of summation makes 1e-5, and up to 1e-3 where a sum
-# comes out on the other side of a ReLU's zero for one sample, while a learning rate wrong by 1%
-# makes 0.9%, and a step left out more. Over a whole turn of thousands of steps such differences
-# grow (to 0.6%), so that only a good part of the steps left out can still be told from them.
-TOLERANCE = 0.004
-TOLERANCE_OF_TURN = 0.1
+MOST_STEPS = 2048  # of a turn; the check of a whole turn takes them in Python
 
 
 def run(
@@ -35,26 +30,34 @@ def run(
     for network in networks:
         for batch in batches or network.batches:
             case = make_case(network, batch, steps_of_turn(network, batch, effort), device)
-            row = Row(
-                "steps",
-                network.name,
-                f"{network.title}, batch {batch}",
-                network.flops(batch),
-                network.bytes(batch),
-                batch,
-            )
-            timers = _timers(case, contestants, jax, row.notes)
-            rounds.measure(row, timers, network.working_set, effort, device)
-            # A turn has many steps; a row is about one.
-            row.times = {k: [t / case.steps for t in v] for k, v in row.times.items()}
-            yield row
+            yield measure(case, contestants, jax, effort)
+
+
+def measure(case: Case, contestants: list[str], jax: JaxPeer | Unavailable, effort: Effort) -> Row:
+    """The row of this case, all of it in the network's precision."""
+    network, batch = case.network, case.batch
+    row = Row(
+        "steps",
+        network.name,
+        f"{network.title}, batch {batch}",
+        network.flops(batch),
+        network.bytes(batch),
+        batch,
+        network.precision,
+    )
+    with in_force(network.precision):
+        timers = _timers(case, contestants, jax, row.notes)
+        rounds.measure(row, timers, network.working_set, effort, case.device)
+    # A turn has many steps; a row is about one.
+    row.times = {k: [t / case.steps for t in v] for k, v in row.times.items()}
+    return row
 
 
 def steps_of_turn(network: Network, batch: int, effort: Effort) -> int:
     """Enough for what is done once in a turn to be small, and no more, since a slow contestant
     takes them too."""
     wanted = max(effort.flops / network.flops(batch), effort.samples / batch, effort.steps)
-    return min(int(wanted), 2048)
+    return min(int(wanted), MOST_STEPS)
 
 
 def _timers(
@@ -92,11 +95,15 @@ class Check(NamedTuple):
 
 
 def to_check(case: Case) -> list[tuple[int, float]]:
-    """(steps, tolerance). The fewer samples in all, the more does one of them, on the other side of
-    a ReLU's zero, count."""
+    """(steps, tolerance): how far from torch eager's parameters a contestant's may end, relatively
+    to the way that eager's went, after the first steps and after a whole turn. The fewer samples in
+    all, the more does one of them, on the other side of a ReLU's zero, count."""
     first = min(case.steps, max(8, 128 // case.batch))
-    checks = [(first, TOLERANCE)]
-    return checks if first == case.steps else [*checks, (case.steps, TOLERANCE_OF_TURN)]
+    precision = PRECISIONS[case.network.precision]
+    checks = [(first, precision.tolerance)]
+    if first < case.steps <= MOST_STEPS:
+        checks.append((case.steps, precision.tolerance_of_turn))
+    return checks
 
 
 def check_end(parameters: list[Tensor], check: Check) -> None:
@@ -107,7 +114,8 @@ def check_end(parameters: list[Tensor], check: Check) -> None:
     """
     triples = zip(parameters, check.parameters, check.case.initial, strict=True)
     for i, (got, wanted, initial) in enumerate(triples):
-        off, way = float((got - wanted).norm()), float((wanted - initial).norm())
+        off = float((got.double() - wanted.double()).norm())
+        way = float((wanted.double() - initial.double()).norm())
         if not off <= check.tolerance * way:
             raise Unavailable(
                 f"does other work than torch eager: after {check.steps} steps parameter {i} is off "

@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from gdext.benchmark import targets
 from gdext.benchmark.contestants import LABELS
-from gdext.benchmark.networks import FEATURED, NETWORKS
+from gdext.benchmark.networks import FEATURED, find, of_device
 from gdext.benchmark.results import (
     BASELINE,
     QUIET,
@@ -24,6 +25,7 @@ BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 BEGIN_CUDA, END_CUDA = "<!-- benchmark on CUDA: begin -->", "<!-- benchmark on CUDA: end -->"
 HEADINGS = {
     "steps": "Training steps",
+    "epoch": "Training steps, of a whole epoch in one call",
     "ops": "Single ops",
     "optimizer": "The SGD update alone (tensors x elements of each)",
 }
@@ -128,6 +130,8 @@ def report(results: dict[str, Any]) -> str:
         if results[key]:
             parts += [f"## {heading}", "\n".join(f"- {text(row)}" for row in results[key])]
     parts += accuracy_summary(results)
+    if on_cuda(results) and (reached := targets.text(results)):
+        parts += ["## Targets", "\n".join(f"- {line}" for line in reached)]
     if results["limits"]:
         parts += ["## The machine's limits", f"```\n{limits_text(results['limits'])}\n```"]
     notes = [*results["notes"], *disturbances(results)]
@@ -138,7 +142,8 @@ def report(results: dict[str, Any]) -> str:
 
 def readme_block(results: dict[str, Any], folder: str) -> str:
     """What stands between the README's markers; `folder` holds the results."""
-    rows = [row for row in rows_of(results, "steps") if row.group in FEATURED]
+    featured = of_device(results.get("device", "cpu"), FEATURED)
+    rows = [row for row in rows_of(results, "steps") if row.group in featured]
     parts = [
         setting(results),
         picture(results, f"{folder}/benchmark.svg"),
@@ -193,12 +198,15 @@ def processor(results: dict[str, Any]) -> str:
 def setting(results: dict[str, Any]) -> str:
     versions = results["versions"]
     jax = f", JAX {versions['jax']['jax']}" if versions["jax"] else ""
+    precise = all(row.get("precision", "float32") == "float32" for row in results["rows"])
+    others = "" if precise else " (where a row says no other)"
     return (
-        f"Measured on {results['date'][:10]} {processor(results)}: float32, plain SGD; gdext "
-        f"{versions['gdext']} built by {versions['compiler']}, PyTorch {versions['torch']}{jax}. "
-        f"All contestants take turns in one run, {results['effort']['rounds']} rounds; `limit` is "
-        "the time that the arithmetic or the memory traffic alone takes at the machine's peak, "
-        "measured in the same rounds (exact zeros, which the fused step may skip, count as work). "
+        f"Measured on {results['date'][:10]} {processor(results)}: float32{others}, plain SGD; "
+        f"gdext {versions['gdext']} built by {versions['compiler']}, PyTorch {versions['torch']}"
+        f"{jax}. All contestants take turns in one run, {results['effort']['rounds']} rounds; "
+        "`limit` is the time that the arithmetic or the memory traffic alone takes at the "
+        "machine's peak, measured in the same rounds (exact zeros, which the fused step may skip, "
+        "count as work). "
         f"`{results['command']}`"
     )
 
@@ -239,11 +247,13 @@ def table(rows: list[Row], spreads: bool) -> str:
 
 
 def row_name(row: Row) -> str:
-    if row.section != "steps" or row.group not in NETWORKS:
+    network = find(row.group)
+    if row.section not in ("steps", "epoch") or network is None:
         return row.label
-    network = NETWORKS[row.group]
-    pixels = ", MNIST" if network.input == "mnist" else ""
-    return f"{'-'.join(map(str, network.sizes))}{pixels}, batch {row.batch}"
+    marks = ["MNIST"] * (network.input == "mnist")
+    marks += [network.precision] * (network.precision != "float32")
+    sizes = "-".join(map(str, network.sizes))
+    return ", ".join([sizes, *marks, f"batch {row.batch}"])
 
 
 def _cell(row: Row, name: str, spreads: bool, fastest: bool) -> str:

@@ -160,7 +160,7 @@ def choose_archs(requested: str, supported: tuple[str, ...]) -> tuple[str, ...]:
     Args:
         requested: the value of TORCH_CUDA_ARCH_LIST; separated by blanks, commas or semicolons.
             "9.0" means "9.0a", which runs on the same GPUs; "9.0+PTX" is for newer ones too.
-            Empty: those of DEFAULT_ARCHS that the toolkit supports, the last with PTX for newer
+            Empty: those of DEFAULT_ARCHS that the toolkit supports, and PTX of the last for newer
             GPUs.
         supported: what the toolkit can compile for, e.g. ("7.5", "8.0").
 
@@ -176,7 +176,9 @@ def choose_archs(requested: str, supported: tuple[str, ...]) -> tuple[str, ...]:
                 f"only {', '.join(supported) or 'nothing'}: "
                 "set TORCH_CUDA_ARCH_LIST to what you want to build for"
             )
-        return (*default[:-1], default[-1] + "+PTX")
+        # PTX of 9.0a is for 9.0 alone: what newer GPUs can use is that of 9.0.
+        with_ptx = default[-1].rstrip("af") + "+PTX"
+        return (*default, with_ptx) if default[-1] == "9.0a" else (*default[:-1], with_ptx)
     for name in names:
         match = re.fullmatch(r"(\d+\.\d)[af]?(\+PTX)?", name)
         if match is None:
@@ -193,11 +195,13 @@ def choose_archs(requested: str, supported: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def gencode_flags(archs: tuple[str, ...]) -> list[str]:
-    """nvcc's flags for choose_archs' result."""
+    """nvcc's flags for choose_archs' result. Where there is machine code of 9.0a, there is none of
+    9.0 beside it: a GPU would have two to choose from."""
     flags = []
     for arch in archs:
         number = arch.removesuffix("+PTX").replace(".", "")
-        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if number != "90" or "9.0a" not in archs:
+            flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
         if arch.endswith("+PTX"):
             flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
     return flags

@@ -116,10 +116,29 @@ OP_FAULTS = {
     "a gather without its tail": OpFault(
         "cuda/mlp_layers.cuh", "if (i < I) x[", "if (i + 1 < I) x[", "mlp", unit="mlp_layers"
     ),
+    "steps launched before an error that nobody counts": OpFault(
+        "cuda/mlp.cu",
+        "    if (done == 0) throw;\n",
+        "    throw;\n",
+        "mlp_runs",
+        says="refused",
+        unit="mlp",
+    ),
+    "chunks of steps that take too long": OpFault(
+        "cuda/mlp_layers.cu",
+        "kKernel = 2e6;",
+        "kKernel = 1e5;",
+        "mlp_runs",
+        says="FAIL mlp, steps at a time",
+        unit="mlp_layers",
+    ),
+    "sums of a column that skip rows": OpFault(
+        "cuda/reduce.cuh", "row = first + i * kWarps;", "row = first + i;", "linear"
+    ),
     "no meeting of the cluster": resident_fault(
         "mlp_exchange.cuh",
-        "    ptx::cluster_sync();\n    read_ = phase_;",
-        "    __syncthreads();\n    read_ = phase_;",
+        "    ptx::cluster_sync();\n    turn();",
+        "    __syncthreads();\n    turn();",
         says="ClusterExchange",  # the kernel that the emulation stops
     ),
     "no meeting of the grid": resident_fault(
@@ -130,8 +149,8 @@ OP_FAULTS = {
     ),
     "one set of areas instead of two": resident_fault(
         "mlp_exchange.cuh",
-        "    ptx::cluster_sync();\n    read_ = phase_;\n    phase_ ^= 1;\n",
-        "    ptx::cluster_sync();\n    read_ = phase_;\n",
+        "    read_ = phase_;\n    phase_ ^= 1;\n",
+        "    read_ = phase_;\n",
     ),
     "gradients in another block's slice": resident_fault(
         "mlp_resident.cuh", "first + at % own, shared_", "at % own, shared_"

@@ -228,6 +228,52 @@ void test_refused_launch() {
   if (run.w != before) fail("changed parameters");
 }
 
+// Chunks of 10 steps, of which one is refused.
+struct RefusedRun final : cuda::MlpRun {
+  int64_t taken = 0, at;
+  explicit RefusedRun(int64_t at) : at(at) {}
+  void take(int64_t steps) override {
+    if (taken == at) throw std::runtime_error("refused");
+    taken += steps;
+  }
+  int64_t steps_at_once() const override { return 10; }
+};
+
+// Who counts the steps learns of those launched before, and of the error at the next call.
+void test_refused_chunk() {
+  begin_case("mlp, a chunk refused");
+  for (const int64_t at : {10, 20}) {
+    RefusedRun run(at);
+    ++compared;
+    if (cuda::take_steps(run, 25, 1e9, {}) != at) fail("did not return the steps before it");
+  }
+  for (const int64_t steps : {5, 25}) {
+    RefusedRun run(0);
+    ++compared;
+    try {
+      cuda::take_steps(run, steps, 1e9, {});
+      fail("did not throw");
+    } catch (const std::runtime_error&) {
+    }
+  }
+  RefusedRun whole(-1), in_time(-1);
+  ++compared;
+  if (cuda::take_steps(whole, 25, 1e9, {}) != 25 || whole.taken != 25) fail("not all steps");
+  if (cuda::take_steps(in_time, 25, 0, {}) != 10) fail("went on when the time was over");
+}
+
+// So that a signal is seen in time: of the smallest network, whose steps are launches alone, at 2
+// us for each of 3 L + 2 kernels.
+void test_steps_at_once() {
+  begin_case("mlp, steps at a time");
+  Run run;
+  run.here();
+  const auto parts = cuda::mlp_layers(run.args, run.args.scratch, {});
+  const double seconds = static_cast<double>(parts->steps_at_once()) * (3 * 3 + 2) * 2e-6;
+  ++compared;
+  if (seconds < 2e-3 || seconds > 20e-3) fail("take " + std::to_string(seconds) + " s");
+}
+
 __global__ void empty_kernel() {}
 
 // As two networks do that train side by side, in the resident form's one kernel.
@@ -250,6 +296,8 @@ void test_mlp_runs() {
   test_parts();
   test_graphs();
   test_refused_launch();
+  test_refused_chunk();
+  test_steps_at_once();
   test_shared_memory_of_two_threads();
 }
 
