@@ -32,15 +32,16 @@ class MlpRun {
  private:
   using Layer = typename MlpState<T>::Layer;
   using Part = typename MlpState<T>::Part;
+  using Weights = typename MlpState<T>::Weights;
 
   void run_part(Member& member) {
     Part& part = state_.part[member.index];
-    state_.pack(member);
+    state_.pack(member.index);
     member.barrier();
     for (int64_t n = 0; n < std::min(steps_, stop_at_.load(std::memory_order_relaxed)); ++n)
       step(member, part, n);
     member.barrier();
-    state_.unpack(member);
+    state_.unpack(member.index);
   }
 
   void step(Member& member, Part& part, int64_t n) {
@@ -59,12 +60,11 @@ class MlpRun {
       const Layer& layer = state_.layers[l];
       if (l > 0) {
         if (!layer.split) member.barrier();
-        part.inputs[l] = input_of(member, part, l, B);
+        part.inputs[l] = input_of(part, l, B);
       } else if (!layer.wide && state_.gathers_alone) {
         member.barrier();  // others updated some of these weights
       }
-      forward(member, l, part.inputs[l], layer.wide || layer.split ? Range{0, B} : samples,
-              layer.wide ? layer.own(member) : Range{0, layer.panels}, n);
+      forward(member, part, l, layer.wide || layer.split ? Range{0, B} : samples, n);
     }
     member.barrier();
     const double norm =
@@ -109,24 +109,24 @@ class MlpRun {
   }
 
   // Of a split layer, the inputs that this part meets, counted from the first of them.
-  Input<A> input_of(Member& member, Part& part, int64_t l, int64_t B) {
+  Input<A> input_of(Part& part, int64_t l, int64_t B) {
     const Layer& lower = state_.layers[l - 1];
-    const Range units = state_.inputs_met(l, member);
+    const Range units = part.weights[l].inputs;
     const A* h = lower.h + units.begin * B;
     if (B <= kSmallBatch && lower.activation == Activation::relu)
       return live_units(h, B, units.size(), part.seen, part.live[l].rows, part.live[l].x);
     return {h, nullptr, B, units.size()};
   }
 
-  void forward(const Member& member, int64_t l, const Input<A>& in, Range samples, Range panels,
-               int64_t n) {
+  void forward(const Member& member, const Part& part, int64_t l, Range samples, int64_t n) {
     const Layer& layer = state_.layers[l];
+    const Weights& weights = part.weights[l];
+    const Input<A>& in = part.inputs[l];
     const bool last = l == args_.L - 1;
     // z where the backward pass wants it, else what becomes y
     A* const sums = last ? state_.term(layer.split ? member.index : 0, n) : layer.s;
     const bool biased = !layer.split || member.index == 0;
-    const A* w = layer.w + state_.inputs_met(l, member).begin * P;
-    forward_product(in, w, layer.rows, samples, panels, sums,
+    forward_product(in, weights.layout, weights.w, samples, weights.panels(), sums,
                     [&](int64_t p, int64_t b, int64_t count, A* z) {
                       if (biased) add_bias(layer.b + p * P, count, z);
                       if (last) return;
@@ -189,41 +189,49 @@ class MlpRun {
     // A narrow layer needs all of its dz; a wide one writes over the terms of dx that the layer
     // above, if wide, left for everyone.
     if (l + 1 < args_.L && (!layer.wide || (l > 0 && state_.layers[l + 1].wide))) member.barrier();
-    const Range panels = layer.wide ? layer.own(member) : Range{0, layer.panels};
-    // The rows of weights that are this part's to update, counted from met.begin on.
-    const Range met = state_.inputs_met(l, member);
-    const Range rows = layer.wide || layer.split ? Range{0, met.size()}
-                       : l > 0                   ? state_.layers[l - 1].own_units(member)
+    const Weights& weights = part.weights[l];
+    const WeightLayout<A>& layout = weights.layout;
+    const Range panels = weights.panels();
+    // The rows of weights that are this part's to update.
+    const Range rows = layer.wide || layer.split ? Range{0, weights.inputs.size()}
+                       : l > 0                   ? state_.layers[l - 1].own_units(member.index)
                                                  : share(layer.I, member.index, member.size);
     const Range columns = in.columns(rows);
     const A* dz = l == args_.L - 1 ? state_.last_dz(part, B) : layer.s;
 
     const MlpLayer& options = args_.layers[l];
     const SgdRule<A> rule = rule_of(options.w, n);
-    A *const w = layer.w + met.begin * P, *const mw = layer.mw ? layer.mw + met.begin * P : nullptr;
-    A* const dw = layer.dw ? layer.dw + met.begin * P : nullptr;
+    A* const w = weights.w;
     A* const dx = state_.dx_of(member.index);
     const bool small = B <= kSmallBatch;
-    with_update<T>(rule, options.w.first && n == 0, w, mw, dw, layer.rows, [&](const auto& update) {
-      if (l > 0 && small && !mw) {
-        small_backward<A, true>(in, w, layer.rows, dz, columns, panels, dx, update);
-      } else {
-        if (l > 0 && small) {
-          small_backward<A, false>(in, w, layer.rows, dz, columns, panels, dx, update);
-        } else if (l > 0) {
-          transpose_gradient(dz, B, panels, part.dzt);
-          input_gradient(w, part.dzt, B, layer.I, layer.rows, layer.O, columns, panels, dx);
-        }
-        weight_gradient(in, dz, columns, panels, part.dw_sums, update);
-      }
-      if (in.rows && update.moves_without_gradient())
-        in.for_each_other_row(rows, [&](int64_t row) {
-          for (int64_t p = panels.begin; p < panels.end; ++p) {
-            Vector none[kMicroVectors] = {};
-            update(p, row, none);
+    with_update<T>(
+        rule, options.w.first && n == 0, w, weights.m, weights.dw, [&](const auto& update) {
+          const auto small_of = [&](auto with_dx, auto with_update) {
+            small_backward<A, with_dx.value, with_update.value>(in, layout, w, dz, columns, panels,
+                                                                dx, update);
+          };
+          constexpr std::true_type with;
+          constexpr std::false_type without;
+          if (small && l > 0 && !weights.m) {
+            small_of(with, with);
+          } else if (small) {
+            if (l > 0) small_of(with, without);
+            small_of(without, with);
+          } else {
+            if (l > 0) {
+              transpose_gradient(dz, B, panels, part.dzt);
+              input_gradient(layout, w, part.dzt, B, layer.I, layer.O, columns, panels, dx);
+            }
+            weight_gradient(in, layout, dz, columns, panels, part.dw_sums, update);
           }
+          if (in.rows && update.moves_without_gradient())
+            in.for_each_other_row(rows, [&](int64_t row) {
+              for (int64_t p = panels.begin; p < panels.end; ++p) {
+                Vector none[kMicroVectors] = {};
+                update(layout.at(p, row), none);
+              }
+            });
         });
-    });
     if (options.b.data && (layer.wide || member.index == 0))
       update_bias(layer, options.b, dz, panels, B, n);
     if (l > 0) {
@@ -248,7 +256,7 @@ class MlpRun {
   // db = sum_b dz[b,:]
   void update_bias(const Layer& layer, const MlpParameter& options, const A* dz, Range panels,
                    int64_t B, int64_t n) {
-    with_update<T>(rule_of(options, n), options.first && n == 0, layer.b, layer.mb, layer.db, 1,
+    with_update<T>(rule_of(options, n), options.first && n == 0, layer.b, layer.mb, layer.db,
                    [&](const auto& update) {
                      for (int64_t p = panels.begin; p < panels.end; ++p) {
                        Vector db[kMicroVectors] = {};
@@ -259,7 +267,7 @@ class MlpRun {
                              sum[v] += Vec<A>::load(dz + (p * B + b) * P + v * Vec<A>::width);
                          for (int v = 0; v < kMicroVectors; ++v) db[v] += sum[v];
                        }
-                       update(p, 0, db);
+                       update(p * P, db);
                      }
                    });
   }
@@ -267,11 +275,11 @@ class MlpRun {
   // Adds up the terms of dx of layer l for this part's units of the layer below, and makes its dz.
   void finish_input_gradient(Member& member, Part& part, int64_t l, int64_t B, Range terms) {
     const Layer& lower = state_.layers[l - 1];
-    const Range panels = lower.own(member);
+    const Range panels = lower.own(member.index);
     // Where dx begins, as a panel: a split layer has but this part's units.
     const int64_t begin = state_.layers[l].split ? panels.begin : 0;
     if (B <= kSmallBatch) {
-      Range units = lower.own_units(member);
+      Range units = lower.own_units(member.index);
       units = {units.begin - begin * P, units.end - begin * P};
       sum_small_terms(part.inputs[l], units, B, terms, part.dy);
       round_row<T>(part.dy, panels.size() * B * P);
@@ -302,14 +310,29 @@ class MlpRun {
   // dy[unit / P][b][unit % P] from the terms that small_backward left for `units`, the first of
   // which has number 0 here; zero for the units it left out.
   void sum_small_terms(const Input<A>& in, Range units, int64_t B, Range terms, A* dy) const {
-    std::fill(dy, dy + Panel<A>::count(units.size()) * B * P, A(0));
+    const int64_t count = Panel<A>::count(units.size()) * B * P;
+    const A* const first = state_.dx_of(terms.begin);
+    if (!in.rows) {
+      const int64_t from = place_of<A>(units.begin, B);
+      std::memcpy(dy, first + from, count * sizeof(A));
+      for (int64_t t = terms.begin + 1; t < terms.end; ++t) {
+        const A* const term = state_.dx_of(t) + from;
+        for (int64_t i = 0; i < count; ++i) dy[i] += term[i];
+      }
+      const int64_t beyond = units.size() % P;
+      for (int64_t b = 0; beyond && b < B; ++b)
+        std::fill(dy + count - (b + 1) * P + beyond, dy + count - b * P, A(0));
+      return;
+    }
+    std::fill(dy, dy + count, A(0));
     const Range columns = in.columns(units);
     for (int64_t k = columns.begin; k < columns.end; ++k) {
-      const int64_t unit = in.row(k) - units.begin;
+      A* const to = dy + place_of<A>(in.row(k) - units.begin, B);
+      const int64_t from = place_of<A>(k, B);
       for (int64_t b = 0; b < B; ++b) {
-        A& sum = dy[(unit / P * B + b) * P + unit % P];
-        for (int64_t t = terms.begin; t < terms.end; ++t)
-          sum += state_.dx_of(t)[(k / P * B + b) * P + k % P];
+        A sum = first[from + b * P];
+        for (int64_t t = terms.begin + 1; t < terms.end; ++t) sum += state_.dx_of(t)[from + b * P];
+        to[b * P] = sum;
       }
     }
   }

@@ -106,8 +106,8 @@ Input<A> live_units(const A* h, int64_t B, int64_t I, uint8_t* seen, int32_t* ro
   const int64_t K = list_columns(seen, I, rows);
   if (K > I - I / 8) return {h, nullptr, B, I};
   for (int64_t k = 0; k < K; ++k) {
-    const A* from = h + (rows[k] / P * B) * P + rows[k] % P;
-    A* to = x + (k / P * B) * P + k % P;
+    const A* from = h + place_of<A>(rows[k], B);
+    A* to = x + place_of<A>(k, B);
     for (int64_t b = 0; b < B; ++b) to[b * P] = from[b * P];
   }
   return {x, rows, B, K};

@@ -1,8 +1,10 @@
 // How the whole-network step keeps its matrices, so that no product packs anything. P =
 // Panel::width.
 //
-//   weights        [O/P panels][rows][P]   a panel holds P output units, unit beside unit
+//   weights        [parts][I / 4P blocks][O/P panels of the part][4P][P]
 //   activations    [units/P panels][B][P]
+//
+// A panel holds P output units, unit beside unit, a row of it the weights of one input.
 //
 // Each of the three products then reads one operand as rows of P (its vectors) and broadcasts
 // elements of the other, which lie within a few cache lines:
@@ -16,14 +18,42 @@ struct Panel {
   using V = Vec<A>;
   static constexpr int vectors = kMicroVectors, width = vectors * V::width;
   static constexpr int64_t count(int64_t units) { return (units + width - 1) / width; }
-  // The rows from one panel of [I][P] to the next. Were their distance a multiple of 4096 bytes,
-  // the same row of all panels would have one place in the first-level cache, and a load from a
-  // panel would wait for the store to the panel before, which the processor takes for the same
-  // address.
-  static constexpr int64_t rows(int64_t I) {
-    constexpr int64_t kPage = std::max<int64_t>(4096 / (width * sizeof(A)), 1);
-    return I % kPage == 0 ? I + kPage / 2 : I;
+};
+
+// Where the first sample of unit `unit` lies in activations of B samples; the others follow, P
+// apart.
+template <class A>
+int64_t place_of(int64_t unit, int64_t B) {
+  constexpr uint64_t P = Panel<A>::width;
+  const auto i = static_cast<uint64_t>(unit);
+  return static_cast<int64_t>(i / P) * (B * P) + static_cast<int64_t>(i % P);
+}
+
+// Where the weights of a layer, their momentum or gradient lie, as far as one part meets them.
+//
+// Each part's lie together, and rows that are near each other lie near each other in all of its
+// panels. Were panels whole and beside one another, a pass over a row would go from panel to panel
+// in long equal strides, and a processor that foresees such strides would fetch the next part's
+// panels from the core that is writing to them.
+template <class A>
+struct WeightLayout {
+  static constexpr int P = Panel<A>::width;
+  // Of a block; and from a panel's block to the next panel's. Were that a multiple of 4096 bytes,
+  // the same row of all panels would have one place in the first-level cache.
+  static constexpr int64_t kRows = 4 * P, kBlock = (kRows + 4) * P;
+
+  int64_t first, panels;  // the part's panels begin with number `first`
+
+  // Of `rows` rows.
+  int64_t size(int64_t rows) const { return (rows + kRows - 1) / kRows * panels * kBlock; }
+  // From row 0 of a panel to row `row`.
+  int64_t offset(int64_t row) const {
+    const auto i = static_cast<uint64_t>(row);
+    return static_cast<int64_t>(i / kRows) * (panels * kBlock) +
+           static_cast<int64_t>(i % kRows) * P;
   }
+  // From the part's weights to row `row` of panel `p`, [P].
+  int64_t at(int64_t p, int64_t row) const { return offset(row) + (p - first) * kBlock; }
 };
 
 struct Range {
@@ -61,31 +91,30 @@ void unpack_block(const A* from, int64_t units, int64_t inputs, T* to, int64_t r
       to[o * row_stride + i * col_stride] = static_cast<T>(from[i * P + o]);
 }
 
-// f(o, i, units, inputs, place in the packed weights) for each block of the panels of `range`.
+// f(o, i, units, inputs) for each P x P of the panels of `range`.
 template <class A, class F>
-void for_each_block(int64_t I, int64_t O, int64_t rows, Range range, const F& f) {
+void for_each_block(int64_t I, int64_t O, Range range, const F& f) {
   constexpr int P = Panel<A>::width;
   for (int64_t p = range.begin; p < range.end; ++p)
     for (int64_t i = 0; i < I; i += P)
-      f(p * P, i, std::min<int64_t>(P, O - p * P), std::min<int64_t>(P, I - i), (p * rows + i) * P);
+      f(p * P, i, std::min<int64_t>(P, O - p * P), std::min<int64_t>(P, I - i));
 }
 
-// packed[o / P][i][o % P] = from[o, i] for the panels of `range`, zero beyond O; and the way back.
-template <class T, class A>
+// packed[layout.at(o / P, i) + o % P] = from[o, i] for the panels of `range`, zero beyond O; and
+// the way back.
+template <class T, class Layout, class A>
 void pack_panels(const T* from, int64_t row_stride, int64_t col_stride, int64_t I, int64_t O,
-                 int64_t rows, Range range, A* packed) {
-  for_each_block<A>(I, O, rows, range,
-                    [&](int64_t o, int64_t i, int64_t units, int64_t inputs, int64_t at) {
-                      pack_block(from + o * row_stride + i * col_stride, row_stride, col_stride,
-                                 units, inputs, packed + at);
-                    });
+                 Range range, const Layout& layout, A* packed) {
+  for_each_block<A>(I, O, range, [&](int64_t o, int64_t i, int64_t units, int64_t inputs) {
+    pack_block(from + o * row_stride + i * col_stride, row_stride, col_stride, units, inputs,
+               packed + layout.at(o / Panel<A>::width, i));
+  });
 }
-template <class T, class A>
-void unpack_panels(const A* packed, int64_t I, int64_t O, int64_t rows, Range range, T* to,
+template <class T, class Layout, class A>
+void unpack_panels(const A* packed, const Layout& layout, int64_t I, int64_t O, Range range, T* to,
                    int64_t row_stride, int64_t col_stride) {
-  for_each_block<A>(I, O, rows, range,
-                    [&](int64_t o, int64_t i, int64_t units, int64_t inputs, int64_t at) {
-                      unpack_block(packed + at, units, inputs, to + o * row_stride + i * col_stride,
-                                   row_stride, col_stride);
-                    });
+  for_each_block<A>(I, O, range, [&](int64_t o, int64_t i, int64_t units, int64_t inputs) {
+    unpack_block(packed + layout.at(o / Panel<A>::width, i), units, inputs,
+                 to + o * row_stride + i * col_stride, row_stride, col_stride);
+  });
 }

@@ -60,6 +60,16 @@ GDEXT_INLINE void for_each_tile(int64_t begin, int64_t end, const F& f) {
   }
 }
 
+// As for_each_tile, each tile within a panel of `range`.
+template <class A, class F>
+GDEXT_INLINE void for_each_tile_of_panels(Range range, const F& f) {
+  constexpr int P = Panel<A>::width;
+  for (int64_t begin = range.begin, end; begin < range.end; begin = end) {
+    end = std::min(range.end, (begin / P + 1) * P);
+    for_each_tile<std::min(kMicroRows, P)>(begin, end, f);
+  }
+}
+
 // kRows x kPanels panels of sums, in registers.
 template <class A, int kRows, int kPanels>
 struct Tile {
@@ -67,13 +77,13 @@ struct Tile {
   static constexpr int P = Panel<A>::width, vectors = kPanels * kMicroVectors;
   typename V::type sum[kRows][vectors] = {};
 
-  // sum[r] += sum_k a[r * a_row + k * a_step] row(k) of each panel, where row(k) is row `rows[k]`,
-  // or k.
-  template <bool kListed>
+  // sum[r] += sum_k a[r * a_row + k * a_step] row(k) of each panel, where row(k) begins at
+  // place(k).
+  template <class Place>
   GDEXT_INLINE void multiply(int64_t depth, const A* a, int64_t a_row, int64_t a_step,
-                             const A* const (&panel)[kPanels], const int32_t* rows) {
+                             const A* const (&panel)[kPanels], const Place& place) {
     for (int64_t k = 0; k < depth; ++k) {
-      const int64_t at = (kListed ? rows[k] : k) * P;
+      const int64_t at = place(k);
       typename V::type column[vectors];
 #pragma GCC unroll 8
       for (int v = 0; v < vectors; ++v)
@@ -85,6 +95,11 @@ struct Tile {
         for (int v = 0; v < vectors; ++v) sum[r][v] += factor * column[v];
       }
     }
+  }
+
+  GDEXT_INLINE void multiply(int64_t depth, const A* a, int64_t a_row, int64_t a_step,
+                             const A* const (&panel)[kPanels]) {
+    multiply(depth, a, a_row, a_step, panel, [](int64_t k) { return k * P; });
   }
 
   // sum[r] += what store() left in `from`
@@ -110,18 +125,23 @@ struct Tile {
   }
 };
 
-// z[p][b][:] (+)= sum_k x[b,k] w[p][row(k)][:] over the block of kDepth columns from k0 on, for
+// z[p][b][:] (+)= sum_k x[b,k] w(p, row(k))[:] over the block of kDepth columns from k0 on, for
 // kRows samples from b0 on and kPanels panels from p0 on; `add`: to what is there.
 template <class A, int kRows, int kPanels, bool kListed>
-void forward_tile(const Input<A>& in, const A* w, int64_t I, int64_t p0, int64_t b0, int64_t k0,
-                  A* z) {
+void forward_tile(const Input<A>& in, const WeightLayout<A>& layout, const A* w, int64_t p0,
+                  int64_t b0, int64_t k0, A* z) {
   constexpr int P = Panel<A>::width;
   Tile<A, kRows, kPanels> tile;
   for (int64_t k = k0; k < std::min(in.K, k0 + kDepth); k += P) {
     const A* panel[kPanels];
-    for (int p = 0; p < kPanels; ++p) panel[p] = w + ((p0 + p) * I + (kListed ? 0 : k)) * P;
-    tile.template multiply<kListed>(std::min<int64_t>(P, in.K - k), in.x + (k / P * in.B + b0) * P,
-                                    P, 1, panel, in.rows + k);
+    for (int p = 0; p < kPanels; ++p) panel[p] = w + layout.at(p0 + p, kListed ? 0 : k);
+    const int64_t depth = std::min<int64_t>(P, in.K - k);
+    const A* const x = in.x + (k / P * in.B + b0) * P;
+    if constexpr (kListed)
+      tile.multiply(depth, x, P, 1, panel,
+                    [&](int64_t j) { return layout.offset(in.rows[k + j]); });
+    else
+      tile.multiply(depth, x, P, 1, panel);
   }
   A* to[kPanels];
   for (int p = 0; p < kPanels; ++p) to[p] = z + ((p0 + p) * in.B + b0) * P;
@@ -132,8 +152,8 @@ void forward_tile(const Input<A>& in, const A* w, int64_t I, int64_t p0, int64_t
 // samples. A block of a panel stays in the first-level cache while the samples pass by it, and a
 // block of samples in the second while the panels do.
 template <class A, class Epilogue>
-void forward_product(const Input<A>& in, const A* w, int64_t I, Range samples, Range panels, A* z,
-                     const Epilogue& epilogue) {
+void forward_product(const Input<A>& in, const WeightLayout<A>& layout, const A* w, Range samples,
+                     Range panels, A* z, const Epilogue& epilogue) {
   constexpr int64_t kSamples = 16 * kMicroRows;
   constexpr int kMost = panels_of_tile(1);
   for (int64_t b = samples.begin; b < samples.end; b += kSamples) {
@@ -146,13 +166,13 @@ void forward_product(const Input<A>& in, const A* w, int64_t I, Range samples, R
           const bool several = end - b == R && panels.end - p >= N;
           taken = several ? N : 1;
           if (several && in.rows)
-            forward_tile<A, R, N, true>(in, w, I, p, b0, k, z);
+            forward_tile<A, R, N, true>(in, layout, w, p, b0, k, z);
           else if (several)
-            forward_tile<A, R, N, false>(in, w, I, p, b0, k, z);
+            forward_tile<A, R, N, false>(in, layout, w, p, b0, k, z);
           else if (in.rows)
-            forward_tile<A, R, 1, true>(in, w, I, p, b0, k, z);
+            forward_tile<A, R, 1, true>(in, layout, w, p, b0, k, z);
           else
-            forward_tile<A, R, 1, false>(in, w, I, p, b0, k, z);
+            forward_tile<A, R, 1, false>(in, layout, w, p, b0, k, z);
         });
       }
       for (int64_t done = p; done < p + taken; ++done)
@@ -161,16 +181,16 @@ void forward_product(const Input<A>& in, const A* w, int64_t I, Range samples, R
   }
 }
 
-// A batch of more than kMediumBatch samples has some panels of dz meet a panel of x together, and
-// one of more than kLongBatch is taken in blocks of that many: what is in use then stays in the
-// second-level cache.
-constexpr int64_t kMediumBatch = 256, kLongBatch = 512, kPanelsAtOnce = 8;
+// Some panels of dz meet a panel of x together, and a batch of more than kLongBatch samples is
+// taken in blocks of that many: what is in use then stays in the second-level cache.
+constexpr int64_t kLongBatch = 512, kPanelsAtOnce = 8;
 
 // The terms of `samples` for the columns k of x, which lie within a panel, and panel p of dz, added
-// to `sums`, [k][P], or with the batch's last handed to `update`; `end`: of all columns.
+// to `sums`, [k][P], or with the batch's last handed to `update`. at: of each column, and of the
+// `following` after them, its row of the panel.
 template <class A, class Update>
 void weight_gradient_block(const Input<A>& in, const A* dz, Range k, int64_t p, Range samples,
-                           A* sums, int64_t end, const Update& update) {
+                           A* sums, const int64_t* at, int64_t following, const Update& update) {
   constexpr int P = Panel<A>::width;
   constexpr int64_t kSamples = 128, kShort = 16;
   for (int64_t b = samples.begin; b < samples.end; b += kSamples) {
@@ -178,20 +198,20 @@ void weight_gradient_block(const Input<A>& in, const A* dz, Range k, int64_t p, 
     const A* const panel[1] = {dz + (p * in.B + b) * P};
     const bool last = b + depth == in.B;
     for_each_tile<std::min(kMicroRows, P)>(k.begin, k.end, [&](int64_t k0, auto rows) {
+      const int64_t* const own = at + k0 - k.begin;
       if (last) {
-        const int64_t from = depth > kShort ? k0 : k0 + rows.value;
+        const int64_t ahead = depth > kShort ? 0 : rows.value;
 #pragma GCC unroll 16
         for (int r = 0; r < rows.value; ++r)
-          if (from + r < end) update.prefetch(p, in.row(from + r));
+          if (k0 + ahead + r < k.end + following) update.prefetch(own[ahead + r]);
       }
       Tile<A, rows.value, 1> tile;
-      tile.template multiply<false>(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel,
-                                    nullptr);
+      tile.multiply(depth, in.x + (k0 / P * in.B + b) * P + k0 % P, 1, P, panel);
       A* const to[1] = {sums + (k0 - k.begin) * P};
       if (!last) return tile.store(to, b > 0);
       if (b > 0) tile.add(to);
 #pragma GCC unroll 16
-      for (int r = 0; r < rows.value; ++r) update(p, in.row(k0 + r), tile.sum[r]);
+      for (int r = 0; r < rows.value; ++r) update(own[r], tile.sum[r]);
     });
   }
 }
@@ -207,21 +227,24 @@ inline int64_t weight_gradient_sums(int64_t B, int64_t I, int64_t panels, int64_
 // rows to be updated come from the second-level cache: a long sum calls for its own before it
 // begins, a short one for those of the next. `room`: weight_gradient_sums.
 template <class A, class Update>
-void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panels, A* room,
-                     const Update& update) {
+void weight_gradient(const Input<A>& in, const WeightLayout<A>& layout, const A* dz, Range columns,
+                     Range panels, A* room, const Update& update) {
   constexpr int P = Panel<A>::width;
-  const int64_t at_once = in.B > kMediumBatch ? kPanelsAtOnce : 1;
-  for (int64_t first = panels.begin; first < panels.end; first += at_once) {
-    const Range some = {first, std::min(panels.end, first + at_once)};
+  for (int64_t first = panels.begin; first < panels.end; first += kPanelsAtOnce) {
+    const Range some = {first, std::min(panels.end, first + kPanelsAtOnce)};
     for (int64_t b = 0; b < in.B; b += kLongBatch) {
       const Range samples = {b, std::min(in.B, b + kLongBatch)};
       for (int64_t k = columns.begin, end; k < columns.end; k = end) {
         end = std::min(columns.end, (k / P + 1) * P);  // a tile lies within a panel of x
+        int64_t at[P + kMicroRows];
+        const int64_t following = std::min<int64_t>(kMicroRows, columns.end - end);
+        for (int64_t j = k; j < end + following; ++j) at[j - k] = layout.at(some.begin, in.row(j));
         for (int64_t p = some.begin; p < some.end; ++p) {
           alignas(64) A sums[P * P];
           A* const kept = room + ((p - some.begin) * columns.size() + k - columns.begin) * P;
-          weight_gradient_block(in, dz, {k, end}, p, samples, in.B > kLongBatch ? kept : sums,
-                                columns.end, update);
+          weight_gradient_block(in, dz, {k, end}, p, samples, in.B > kLongBatch ? kept : sums, at,
+                                following, update);
+          for (int64_t j = 0; j < end + following - k; ++j) at[j] += layout.kBlock;
         }
       }
     }
@@ -231,20 +254,19 @@ void weight_gradient(const Input<A>& in, const A* dz, Range columns, Range panel
 // dx^T[b / P][i][b % P] = sum_o w[o,i] dz[b,o] over the units o of `panels`, for i in `columns`,
 // with dz^T in dzt[b / P][o - first o][b % P].
 template <class A>
-void input_gradient(const A* w, const A* dzt, int64_t B, int64_t I, int64_t w_rows, int64_t O,
-                    Range columns, Range panels, A* dxt) {
+void input_gradient(const WeightLayout<A>& layout, const A* w, const A* dzt, int64_t B, int64_t I,
+                    int64_t O, Range columns, Range panels, A* dxt) {
   constexpr int P = Panel<A>::width;
   for (int64_t bp = 0; bp < Panel<A>::count(B); ++bp) {
     const A* columns_of_dz = dzt + bp * panels.size() * P * P;
-    for_each_tile(columns.begin, columns.end, [&](int64_t i0, auto rows) {
+    for_each_tile_of_panels<A>(columns, [&](int64_t i0, auto rows) {
       A* const to[1] = {dxt + (bp * I + i0) * P};
       constexpr int64_t kPanels = std::max<int64_t>(kDepth / P, 1);
       for (int64_t block = panels.begin; block < panels.end; block += kPanels) {
         Tile<A, rows.value, 1> tile;
         for (int64_t p = block; p < std::min(panels.end, block + kPanels); ++p) {
           const A* const panel[1] = {columns_of_dz + (p - panels.begin) * P * P};
-          tile.template multiply<false>(std::min<int64_t>(P, O - p * P), w + (p * w_rows + i0) * P,
-                                        P, 1, panel, nullptr);
+          tile.multiply(std::min<int64_t>(P, O - p * P), w + layout.at(p, i0), P, 1, panel);
         }
         tile.store(to, block > panels.begin);
       }

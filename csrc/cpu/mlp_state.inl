@@ -14,12 +14,11 @@ struct MlpState {
   static constexpr int P = Panel<A>::width;
 
   struct Layer {
+    int parts;
     int64_t I, O, panels;
-    int64_t rows;      // from a panel of the weights to the next: I or more
     bool wide, split;  // mlp.inl
-    A *w, *mw;         // [panels][rows][P]; mw null: no momentum
-    A *b, *mb;         // [panels][P]; b is zeros where the layer has no bias
-    A *dw, *db;        // like w, b; null: the gradients are not wanted
+    A *b, *mb, *db;    // [panels][P]; b is zeros where the layer has no bias; the others null as
+                       // in Weights
     A* h;              // [panels][B][P] the layer's output; the last one's is not kept
     A* s;              // what its activation saves (saves_z): h itself, or z; becomes dz
     Activation activation;
@@ -27,11 +26,22 @@ struct MlpState {
     void (*activation_backward)(const A* dy, const A* s, A* dz, int64_t n);
 
     // The panels, and the units, that a part owns.
-    Range own(const Member& member) const { return share(panels, member.index, member.size); }
-    Range own_units(const Member& member) const {
-      const Range p = own(member);
+    Range own(int part) const { return share(panels, part, parts); }
+    Range own_units(int part) const {
+      const Range p = own(part);
       return {std::min(p.begin * P, O), std::min(p.end * P, O)};
     }
+  };
+
+  // What a part meets of a layer's weights.
+  struct Weights {
+    WeightLayout<A> layout;
+    Range inputs;  // the first is row 0
+    A* w;
+    A* m;   // the momentum; null: there is none
+    A* dw;  // null: the gradient is not wanted
+
+    Range panels() const { return {layout.first, layout.first + layout.panels}; }
   };
 
   // One part's own memory.
@@ -40,15 +50,16 @@ struct MlpState {
       A* x;           // [I/P panels][kSmallBatch][P]; of layer 0, B samples if gathers_alone
       int32_t* rows;  // [I]
     };
-    Input<A>* inputs;                // [L] of the layers, in this step
-    Live* live;                      // [L]
-    uint8_t *seen, *seen_by_all;     // [widest I]
-    int64_t* order;                  // [B]
-    A* dzt;                          // [B/P][O][P] of the widest share of a layer
-    A* dw_sums;                      // weight_gradient_sums
-    A* dy;                           // [widest share of units/P][kSmallBatch][P]
-    A *row, *saved, *probabilities;  // [O of the last layer, whole panels]
-    A* last_dz;                      // [O/P of the last layer][kSmallBatch][P]
+    std::unique_ptr<Weights[]> weights;  // [L]
+    Input<A>* inputs;                    // [L] of the layers, in this step
+    Live* live;                          // [L]
+    uint8_t *seen, *seen_by_all;         // [widest I]
+    int64_t* order;                      // [B]
+    A* dzt;                              // [B/P][O][P] of the widest share of a layer
+    A* dw_sums;                          // weight_gradient_sums
+    A* dy;                               // [widest share of units/P][kSmallBatch][P]
+    A *row, *saved, *probabilities;      // [O of the last layer, whole panels]
+    A* last_dz;                          // [O/P of the last layer][kSmallBatch][P]
     double loss;
   };
 
@@ -73,11 +84,6 @@ struct MlpState {
   A* last_dz(const Part& part, int64_t B) const {
     return B <= kSmallBatch ? part.last_dz : layers[args.L - 1].s;
   }
-  // The inputs of layer l that a part meets in its forward product. In a split layer, rows and
-  // columns are counted from the first of them.
-  Range inputs_met(int64_t l, const Member& member) const {
-    return layers[l].split ? layers[l - 1].own_units(member) : Range{0, layers[l].I};
-  }
 
   MlpState(const MlpArgs& args_, void* packed, void* scratch)
       : args(args_), parts(parts_of(args_)), layers(new Layer[args_.L]), part(new Part[parts]) {
@@ -87,8 +93,8 @@ struct MlpState {
     for (int64_t l = 0; l < args.L; ++l) {
       const MlpLayer& from = args.layers[l];
       Layer& layer = layers[l];
+      layer.parts = parts;
       layer.I = from.I, layer.O = from.O, layer.panels = Panel<A>::count(from.O);
-      layer.rows = Panel<A>::rows(from.I);
       layer.wide = layer.panels >= parts;
       layer.split = !layer.wide && l > 0 && l == args.L - 1 && layers[l - 1].wide;
       layer.activation = from.activation;
@@ -96,15 +102,8 @@ struct MlpState {
         layer.activate = activate_row<f.value, A>;
         layer.activation_backward = activation_backward_row<f.value, A>;
       });
-      const auto momentum = [&](const MlpParameter& p) {
-        return !p.gradient && args.groups[p.group].momentum != 0;
-      };
-      const int64_t size = layer.panels * layer.rows * P;
-      layer.w = keep.take<A>(size);
-      layer.mw = momentum(from.w) ? keep.take<A>(size) : nullptr;
       layer.b = keep.take<A>(layer.panels * P);
-      layer.mb = from.b.data && momentum(from.b) ? keep.take<A>(layer.panels * P) : nullptr;
-      layer.dw = from.w.gradient ? keep.take<A>(size) : nullptr;
+      layer.mb = from.b.data && has_momentum(from.b) ? keep.take<A>(layer.panels * P) : nullptr;
       layer.db = from.b.gradient ? keep.take<A>(layer.panels * P) : nullptr;
       layer.h = work.take<A>(layer.panels * B * P);
       const bool z = l < args.L - 1 && saves_z(from.activation);
@@ -131,6 +130,10 @@ struct MlpState {
     z_ = work.take<A>((B <= kSmallBatch ? 2 : 1) * terms * z_stride_);
     for (int p = 0; p < parts; ++p) {
       Part& own = part[p];
+      own.weights.reset(new Weights[args.L]);
+      for (int64_t l = 0; l < args.L; ++l)
+        own.weights[l] = layers[l].wide || layers[l].split || p == 0 ? take_weights(l, p, keep)
+                                                                     : part[0].weights[l];
       own.inputs = work.take<Input<A>>(args.L);
       own.live = work.take<typename Part::Live>(args.L);
       for (int64_t l = 0; l < args.L; ++l) {
@@ -165,26 +168,27 @@ struct MlpState {
         std::min({static_cast<int64_t>(args.threads), panels, work / kLeastWork}), 1));
   }
 
-  // Both for the panels that `member` owns.
-  void pack(const Member& member) {
+  // Each part for what it owns.
+  void pack(int p) {
     for (int64_t l = 0; l < args.L; ++l) {
       const Layer& layer = layers[l];
-      pack_parameter(args.layers[l].w, layer.I, layer.O, layer.rows, layer.own(member), layer.w,
-                     layer.mw);
+      const Weights& own = part[p].weights[l];
+      pack_parameter(args.layers[l].w, own.inputs, layer.O, packs(l, p), own.layout, own.w, own.m);
       if (args.layers[l].b.data)
-        pack_parameter(args.layers[l].b, 1, layer.O, 1, layer.own(member), layer.b, layer.mb);
+        pack_parameter(args.layers[l].b, {0, 1}, layer.O, layer.own(p), kBiases, layer.b, layer.mb);
       else
-        std::fill(layer.b + layer.own(member).begin * P, layer.b + layer.own(member).end * P, A(0));
+        std::fill(layer.b + layer.own(p).begin * P, layer.b + layer.own(p).end * P, A(0));
     }
   }
-  void unpack(const Member& member) {
+  void unpack(int p) {
     for (int64_t l = 0; l < args.L; ++l) {
       const Layer& layer = layers[l];
-      unpack_parameter(args.layers[l].w, layer.I, layer.O, layer.rows, layer.own(member), layer.w,
-                       layer.mw, layer.dw);
+      const Weights& own = part[p].weights[l];
+      unpack_parameter(args.layers[l].w, layer.I, own.inputs, layer.O, packs(l, p), own.layout,
+                       own.w, own.m, own.dw);
       if (args.layers[l].b.data)
-        unpack_parameter(args.layers[l].b, 1, layer.O, 1, layer.own(member), layer.b, layer.mb,
-                         layer.db);
+        unpack_parameter(args.layers[l].b, 1, {0, 1}, layer.O, layer.own(p), kBiases, layer.b,
+                         layer.mb, layer.db);
     }
   }
 
@@ -192,23 +196,59 @@ struct MlpState {
   A *dx_, *z_;
   int64_t dx_stride_, z_stride_;
 
-  static void pack_parameter(const MlpParameter& from, int64_t I, int64_t O, int64_t rows,
-                             Range panels, A* to, A* momentum) {
-    pack_panels(static_cast<const T*>(from.data), from.row_stride, from.col_stride, I, O, rows,
-                panels, to);
-    if (momentum && from.first)
-      std::fill(momentum + panels.begin * rows * P, momentum + panels.end * rows * P, A(0));
-    else if (momentum)
-      pack_panels(static_cast<const T*>(from.momentum), from.momentum_row_stride,
-                  from.momentum_col_stride, I, O, rows, panels, momentum);
+  bool has_momentum(const MlpParameter& p) const {
+    return !p.gradient && args.groups[p.group].momentum != 0;
   }
-  static void unpack_parameter(const MlpParameter& to, int64_t I, int64_t O, int64_t rows,
-                               Range panels, const A* from, const A* momentum, const A* gradient) {
-    if (gradient)  // all that has changed
-      return unpack_panels(gradient, I, O, rows, panels, static_cast<A*>(to.gradient), I, 1);
-    unpack_panels(from, I, O, rows, panels, static_cast<T*>(to.data), to.row_stride, to.col_stride);
+
+  Weights take_weights(int64_t l, int p, Arena& keep) const {
+    const Layer& layer = layers[l];
+    const Range panels = layer.wide ? layer.own(p) : Range{0, layer.panels};
+    Weights own{};
+    own.layout = {panels.begin, panels.size()};
+    own.inputs = layer.split ? layers[l - 1].own_units(p) : Range{0, layer.I};
+    const int64_t size = own.layout.size(own.inputs.size());
+    own.w = keep.take<A>(size);
+    if (has_momentum(args.layers[l].w)) own.m = keep.take<A>(size);
+    if (args.layers[l].w.gradient) own.dw = keep.take<A>(size);
+    return own;
+  }
+  // The panels of layer l that part `p` packs of what it meets.
+  Range packs(int64_t l, int p) const {
+    return layers[l].split ? part[p].weights[l].panels() : layers[l].own(p);
+  }
+
+  // The layout of biases, [panels][P]: as weights of one row.
+  static constexpr struct {
+    int64_t at(int64_t p, int64_t) const { return p * P; }
+  } kBiases{};
+
+  template <class Layout>
+  static void pack_parameter(const MlpParameter& from, Range inputs, int64_t O, Range panels,
+                             const Layout& layout, A* to, A* momentum) {
+    const auto pack = [&](const void* data, int64_t row_stride, int64_t col_stride, A* packed) {
+      pack_panels(static_cast<const T*>(data) + inputs.begin * col_stride, row_stride, col_stride,
+                  inputs.size(), O, panels, layout, packed);
+    };
+    pack(from.data, from.row_stride, from.col_stride, to);
+    if (!momentum) return;
+    if (!from.first)
+      return pack(from.momentum, from.momentum_row_stride, from.momentum_col_stride, momentum);
+    for (int64_t p = panels.begin; p < panels.end; ++p)
+      for (int64_t i = 0; i < inputs.size(); ++i) std::fill_n(momentum + layout.at(p, i), P, A(0));
+  }
+  // I: of the whole parameter.
+  template <class Layout>
+  static void unpack_parameter(const MlpParameter& to, int64_t I, Range inputs, int64_t O,
+                               Range panels, const Layout& layout, const A* from, const A* momentum,
+                               const A* gradient) {
+    const auto unpack = [&](const A* packed, auto* data, int64_t row_stride, int64_t col_stride) {
+      unpack_panels(packed, layout, inputs.size(), O, panels, data + inputs.begin * col_stride,
+                    row_stride, col_stride);
+    };
+    if (gradient) return unpack(gradient, static_cast<A*>(to.gradient), I, 1);  // all has changed
+    unpack(from, static_cast<T*>(to.data), to.row_stride, to.col_stride);
     if (momentum)
-      unpack_panels(momentum, I, O, rows, panels, static_cast<T*>(to.momentum),
-                    to.momentum_row_stride, to.momentum_col_stride);
+      unpack(momentum, static_cast<T*>(to.momentum), to.momentum_row_stride,
+             to.momentum_col_stride);
   }
 };

@@ -21,24 +21,21 @@ class RowUpdate {
   using A = acc_t<T>;
   using V = Vec<A>;
   using Vector = typename V::type;
-  static constexpr int P = Panel<A>::width;
 
-  // w, m: [panels][rows][P]; m null: no momentum. first: m holds nothing yet.
-  RowUpdate(const SgdRule<A>& rule, bool first, A* w, A* m, int64_t rows)
-      : rule_(rule), first_(first), w_(w), m_(m), rows_(rows) {
+  // m null: no momentum. first: m holds nothing yet.
+  RowUpdate(const SgdRule<A>& rule, bool first, A* w, A* m)
+      : rule_(rule), first_(first), w_(w), m_(m) {
     // -(lr g) and (-lr) g are the same number.
     if (kPlain && rule.maximize) rule_.lr = -rule_.lr;
   }
 
-  // For the gradient of row `row` of panel `p`.
-  GDEXT_INLINE void operator()(int64_t p, int64_t row,
-                               const Vector (&gradient)[kMicroVectors]) const {
+  // For the gradient of the row of a panel that begins at `at`.
+  GDEXT_INLINE void operator()(int64_t at, const Vector (&gradient)[kMicroVectors]) const {
     SgdRule<A> rule = rule_;
     if constexpr (kPlain) {
       rule.maximize = rule.has_momentum = false;
       rule.weight_decay = A(0);
     }
-    const int64_t at = (p * rows_ + row) * P;
 #pragma GCC unroll 4
     for (int v = 0; v < kMicroVectors; ++v) {
       A* const w = w_ + at + v * V::width;
@@ -51,10 +48,10 @@ class RowUpdate {
   }
 
   // Calls for the row's cache lines, to be written.
-  GDEXT_INLINE void prefetch(int64_t p, int64_t row) const {
-    const A* const w = w_ + (p * rows_ + row) * P;
+  GDEXT_INLINE void prefetch(int64_t at) const {
+    const A* const w = w_ + at;
 #pragma GCC unroll 4
-    for (int at = 0; at < P; at += 64 / sizeof(A)) __builtin_prefetch(w + at, 1);
+    for (int i = 0; i < Panel<A>::width; i += 64 / sizeof(A)) __builtin_prefetch(w + i, 1);
   }
 
   // Whether a row whose gradient is zero changes all the same.
@@ -66,7 +63,6 @@ class RowUpdate {
   SgdRule<A> rule_;
   bool first_;
   A *w_, *m_;
-  int64_t rows_;
 };
 
 // In place of an update: stores the gradient, laid out as the weights are.
@@ -74,33 +70,29 @@ template <class A>
 class RowGradient {
  public:
   using V = Vec<A>;
-  static constexpr int P = Panel<A>::width;
 
-  // dw: [panels][rows][P]
-  RowGradient(A* dw, int64_t rows) : dw_(dw), rows_(rows) {}
+  explicit RowGradient(A* dw) : dw_(dw) {}
 
-  GDEXT_INLINE void operator()(int64_t p, int64_t row,
+  GDEXT_INLINE void operator()(int64_t at,
                                const typename V::type (&gradient)[kMicroVectors]) const {
-    A* const to = dw_ + (p * rows_ + row) * P;
 #pragma GCC unroll 4
-    for (int v = 0; v < kMicroVectors; ++v) V::store(to + v * V::width, gradient[v]);
+    for (int v = 0; v < kMicroVectors; ++v) V::store(dw_ + at + v * V::width, gradient[v]);
   }
-  GDEXT_INLINE void prefetch(int64_t, int64_t) const {}  // nothing is read
-  bool moves_without_gradient() const { return true; }   // zeros too are to be stored
+  GDEXT_INLINE void prefetch(int64_t) const {}          // nothing is read
+  bool moves_without_gradient() const { return true; }  // zeros too are to be stored
 
  private:
   A* dw_;
-  int64_t rows_;
 };
 
 // Calls f(RowUpdate), or where there is a dw f(RowGradient).
 template <class T, class F>
 GDEXT_INLINE void with_update(const SgdRule<acc_t<T>>& rule, bool first, acc_t<T>* w, acc_t<T>* m,
-                              acc_t<T>* dw, int64_t rows, const F& f) {
+                              acc_t<T>* dw, const F& f) {
   if (dw)
-    f(RowGradient<acc_t<T>>(dw, rows));
+    f(RowGradient<acc_t<T>>(dw));
   else if (!m && !rule.has_momentum && rule.weight_decay == 0)
-    f(RowUpdate<T, true>(rule, first, w, m, rows));
+    f(RowUpdate<T, true>(rule, first, w, m));
   else
-    f(RowUpdate<T, false>(rule, first, w, m, rows));
+    f(RowUpdate<T, false>(rule, first, w, m));
 }
