@@ -28,7 +28,16 @@ from faults import OP_FAULTS, PRIMITIVE_FAULTS, READ_BEYOND, OpFault  # noqa: E4
 # in every build.
 SANITIZE = ["-fsanitize=alignment", "-fno-sanitize-recover=all"]
 ALL_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"]
-COMPILE = ["-x", "c++", "-std=c++20", "-O1", "-DGDEXT_BACKEND=cuda", f"-I{DRIVER}", f"-I{OPS}"]
+COMPILE = [
+    "-x",
+    "c++",
+    "-std=c++20",
+    "-O1",
+    "-Wno-psabi",
+    "-DGDEXT_BACKEND=cuda",
+    f"-I{DRIVER}",
+    f"-I{OPS}",
+]
 TRAP_EXIT_CODE = 77  # kTrapExitCode in emulation.h
 # peak.cu, which the CPU has no twin of, beside main.cpp; the forms of mlp.cu with it.
 TESTED_ELSEWHERE = {"peak", "mlp_layers", "mlp_resident"}

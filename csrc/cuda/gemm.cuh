@@ -3,12 +3,15 @@
 //
 //   all       an operand read once, gemm_skinny.cuh        M or N of at most 16
 //   16 bits   tensor cores, gemm_wgmma_tma.cuh             sm_90 (compiled for 9.0a), many tiles
-//   16 bits   tensor cores, gemm_mma.cuh                   sm_80 and newer
+//   16 bits   tensor cores, gemm_mma.cuh                   sm_80 and newer; float16: sm_75
 //   float32   rounded to tf32, gemm_wgmma_tf32.cuh         sm_90, many tiles, if context.tf32
 //   float32   rounded to tf32, gemm_mma.cuh                sm_80 and newer, if context.tf32
 //   float32   the same, operands split in two tf32         sm_80 and sm_90, many tiles
 //   float64   the same                                     sm_80, sm_90, sm_100
 //   all       plain multiply-adds, gemm_plain.cuh          always
+//
+// On sm_90 and newer the blocks of a cluster share the tiles of a product where these are few and k
+// is long (gemm_cluster.cuh: plain kernel, small tiles of tensor cores).
 //
 // Consumer parts (8.6, 8.9, 12.0) do a third of their plain multiply-adds in split tf32, and have
 // no float64 tensor cores to speak of.
@@ -25,13 +28,15 @@ namespace gdext::cuda {
 enum class Product { any, y, dx, dw };
 
 // Each kernel that gemm chooses from; tests name them.
-enum class GemmKernel { plain, skinny, mma_small, mma_large, split, wgmma };
+enum class GemmKernel { plain, skinny, mma_sm75, mma_small, mma_large, split, wgmma };
 
 template <class T>
 GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, int capability,
                               bool tf32) {
   if (is_skinny(a, b, M, N)) return GemmKernel::skinny;
-  if (capability < 80) return GemmKernel::plain;
+  if (capability < 80)
+    return std::is_same_v<T, float16> && capability >= 75 ? GemmKernel::mma_sm75
+                                                          : GemmKernel::plain;
   const bool datacenter = capability == 80 || capability == 90 || capability == 100;
   const bool many =
       ceil_div(M, LargeMmaTile::kRows) * ceil_div(N, LargeMmaTile::kCols) >= kFewTiles;
@@ -48,9 +53,10 @@ GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t 
 
 template <class T, Adjacent kA, Adjacent kB, class Epilogue>
 void gemm_tensor(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M, int64_t N,
-                 int64_t K, Epilogue epilogue, Context context) {
+                 int64_t K, Epilogue epilogue, Context context, int parts) {
   const auto run = [&](auto arithmetic, auto tile) {
-    gemm_mma<decltype(arithmetic), decltype(tile), kA, kB>(name, a, b, M, N, K, epilogue, context);
+    gemm_mma<decltype(arithmetic), decltype(tile), kA, kB>(name, a, b, M, N, K, epilogue, context,
+                                                           parts);
   };
   const bool small = kernel == GemmKernel::mma_small;
   if constexpr (std::is_same_v<T, double>) {
@@ -65,19 +71,22 @@ void gemm_tensor(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_
     if (kernel == GemmKernel::wgmma &&
         gemm_wgmma<T, kA, kB>(name, a, b, M, N, K, epilogue, context))
       return;
+    if constexpr (std::is_same_v<T, float16>)
+      if (kernel == GemmKernel::mma_sm75) return run(HalfOfSm75{}, Sm75MmaTile{});
     small ? run(Half<T>{}, SmallMmaTile{}) : run(Half<T>{}, LargeMmaTile{});
   }
 }
 
-// gemm by this kernel, which the device must have.
+// gemm by this kernel, which the device must have. `parts`: how many blocks of a cluster share each
+// small tile of tensor cores, or 0 for as many as is worth it; tests name them.
 template <class T, Product kProduct = Product::any, class Epilogue>
 void gemm_by(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M, int64_t N,
-             int64_t K, Epilogue epilogue, Context context) {
+             int64_t K, Epilogue epilogue, Context context, int parts = 0) {
   if (kernel == GemmKernel::plain) return gemm_plain<T, T>(name, a, b, M, N, K, epilogue, context);
   if (kernel == GemmKernel::skinny) return gemm_skinny<T>(name, a, b, M, N, K, epilogue, context);
   const auto tensor = [&](auto a_adjacent, auto b_adjacent) {
     gemm_tensor<T, a_adjacent.value, b_adjacent.value>(kernel, name, a, b, M, N, K, epilogue,
-                                                       context);
+                                                       context, parts);
   };
   const std::integral_constant<Adjacent, Adjacent::along_k> along_k;
   const std::integral_constant<Adjacent, Adjacent::across_lines> across;

@@ -4,8 +4,10 @@
 // is multiplied; and multiply(), which adds the product of two of them. Of the block's sum a lane
 // holds, with g = lane / 4 and t = lane % 4, at [i][j] the element
 // (g + 8 (j / 2), 8 i + 2 t + j % 2).
-// kArchBelow: the __CUDA_ARCH__ from which on it is never chosen (gemm.cuh), nor compiled.
+// kArchFrom, kArchBelow: the __CUDA_ARCH__ where it may be chosen (gemm.cuh), and is compiled.
 // kBlocksAtOnce: of the large tile, what registers allow on a multiprocessor without spills.
+// kRounds: whether operands are rounded, and sums may overflow for it (make_tile).
+// kAsync: whether tiles come by asynchronous copies.
 #pragma once
 #include "cuda/gemm_operand.cuh"
 
@@ -20,10 +22,9 @@ template <class T>
 struct Half {
   using Element = T;
   using Factor = Fragment<T>;
-  // Whether operands are rounded, and sums may overflow for it (gemm_mma_kernel).
-  static constexpr int kArchBelow = kNoArch;
+  static constexpr int kArchFrom = 800, kArchBelow = kNoArch;
   static constexpr int kBlocksAtOnce = 2;
-  static constexpr bool kRounds = false;
+  static constexpr bool kRounds = false, kAsync = true;
 
   __device__ static Factor factor(const Fragment<T>& fragment) { return fragment; }
   __device__ static void multiply(BlockSum<float>& sum, const Factor& a, const Factor& b) {
@@ -38,13 +39,32 @@ struct Half {
   }
 };
 
+// float16 as sm_75 has it: 8 products of k at a time, the two halves of a fragment.
+struct HalfOfSm75 {
+  using Element = float16;
+  using Factor = Fragment<float16>;
+  static constexpr int kArchFrom = 750, kArchBelow = 800;
+  static constexpr int kBlocksAtOnce = 2;
+  static constexpr bool kRounds = false, kAsync = false;
+
+  __device__ static Factor factor(const Fragment<float16>& fragment) { return fragment; }
+  __device__ static void multiply(BlockSum<float>& sum, const Factor& a, const Factor& b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint32_t rows[2] = {a.r[2 * half], a.r[2 * half + 1]};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) ptx::mma_m16n8k8_f16(sum[i], rows, b.r[2 * half + i], sum[i]);
+    }
+  }
+};
+
 // float32 rounded to tf32, 11 significant bits, as torch.backends.cuda.matmul.allow_tf32 permits.
 struct Tf32 {
   using Element = float;
   using Factor = Fragment<float>;
-  static constexpr int kArchBelow = kNoArch;
+  static constexpr int kArchFrom = 800, kArchBelow = kNoArch;
   static constexpr int kBlocksAtOnce = 2;
-  static constexpr bool kRounds = true;
+  static constexpr bool kRounds = true, kAsync = true;
 
   __device__ static Factor factor(const Fragment<float>& fragment) {
     Factor factor;
@@ -72,9 +92,9 @@ struct Tf32Split {
   struct Factor {
     uint32_t high[4], low[4];
   };
-  static constexpr int kArchBelow = 1000;
+  static constexpr int kArchFrom = 800, kArchBelow = 1000;
   static constexpr int kBlocksAtOnce = 1;
-  static constexpr bool kRounds = true;
+  static constexpr bool kRounds = true, kAsync = true;
 
   __device__ static Factor factor(const Fragment<float>& fragment) {
     Factor factor;
@@ -104,9 +124,9 @@ struct Tf32Split {
 struct Double {
   using Element = double;
   using Factor = Fragment<double>;
-  static constexpr int kArchBelow = kNoArch;
+  static constexpr int kArchFrom = 800, kArchBelow = kNoArch;
   static constexpr int kBlocksAtOnce = 2;
-  static constexpr bool kRounds = false;
+  static constexpr bool kRounds = false, kAsync = true;
 
   __device__ static Factor factor(const Fragment<double>& fragment) { return fragment; }
   __device__ static void multiply(BlockSum<double>& sum, const Factor& a, const Factor& b) {

@@ -58,6 +58,12 @@ struct OperandTile {
   // ldmatrix moves pairs of 16 bits; float32's neighbours along k are such pairs.
   static constexpr bool kByMatrices = kSize == 2 || (kSize == 4 && kAlongK);
   static_assert(kBytes / kPiece % kThreadsOfBlock == 0 && kRowBytes % kTileDepth == 0);
+  // A thread moves the same piece of rows kRowsAtOnce apart, which have the same spread.
+  static constexpr int kPiecesOfRow = kRowBytes / kPiece;
+  static constexpr int kPiecesOfThread = kBytes / kPiece / kThreadsOfBlock;
+  static constexpr int kRowsAtOnce = kThreadsOfBlock / kPiecesOfRow;
+  static constexpr int kPeriod = kAlongK || kSize == 2 ? 8 : 4;  // of the rows, in offset
+  static_assert(kRowsAtOnce % kPeriod == 0 && kThreadsOfBlock % kPiecesOfRow == 0);
 
   // Rows of 64 bytes share 128, all banks, by two.
   __device__ static int offset(int row, int piece) {
@@ -75,15 +81,46 @@ struct OperandTile {
   // outside the operand's `lines` and `depth`. Seen after the thread's cp_async_wait and a barrier.
   __device__ static void fetch(unsigned char* tile, const Operand& operand, int64_t first_line,
                                int64_t first_k, int64_t lines, int64_t depth) {
-    const auto at_most = [](int64_t n, int most) { return n < most ? static_cast<int>(n) : most; };
     const int line_count = at_most(lines - first_line, kLines);
     const int k_count = at_most(depth - first_k, kDepth);
-    const T* corner = static_cast<const T*>(operand.data) + first_line * operand.line_stride +
-                      first_k * operand.k_stride;
+    const T* corner = corner_of(operand, first_line, first_k);
     if (operand.in_pieces)
       fetch_pieces(tile, operand, corner, line_count, k_count);
     else
       fetch_elements(tile, operand, corner, line_count, k_count);
+  }
+
+  // The same in two halves, by way of registers: the thread's pieces of a tile, and their store.
+  struct Held {
+    Pack<T, kPerPiece> piece[kPiecesOfThread];
+  };
+  __device__ static void load(Held& held, const Operand& operand, int64_t first_line,
+                              int64_t first_k, int64_t lines, int64_t depth) {
+    const int line_count = at_most(lines - first_line, kLines);
+    const int k_count = at_most(depth - first_k, kDepth);
+    const int row = threadIdx.x / kPiecesOfRow, along = threadIdx.x % kPiecesOfRow * kPerPiece;
+    const int rows = kAlongK ? line_count : k_count;
+    const int left = (kAlongK ? k_count : line_count) - along;
+    const int64_t far = kAlongK ? operand.line_stride : operand.k_stride;
+    const int64_t near = kAlongK ? operand.k_stride : operand.line_stride;
+    const T* from = corner_of(operand, first_line, first_k) + row * far + along * near;
+#pragma unroll
+    for (int i = 0; i < kPiecesOfThread; ++i, from += kRowsAtOnce * far) {
+      const int inside = row + i * kRowsAtOnce < rows ? left : 0;
+      if (operand.in_pieces && inside >= kPerPiece)
+        held.piece[i] = *reinterpret_cast<const Pack<T, kPerPiece>*>(from);
+      else
+#pragma unroll
+        for (int j = 0; j < kPerPiece; ++j)
+          held.piece[i].value[j] = j < inside ? from[j * near] : T{};
+    }
+  }
+  __device__ static void store(unsigned char* tile, const Held& held) {
+    const int row = threadIdx.x / kPiecesOfRow, piece = threadIdx.x % kPiecesOfRow;
+    unsigned char* to = tile + offset(row, piece);
+#pragma unroll
+    for (int i = 0; i < kPiecesOfThread; ++i)
+      *reinterpret_cast<Pack<T, kPerPiece>*>(to + i * kRowsAtOnce * kRowBytes) = held.piece[i];
   }
 
   // Where in a tile the lane begins to read the lines of its warp, which begin at `warp_line`.
@@ -121,12 +158,15 @@ struct OperandTile {
   }
 
  private:
+  __device__ static int at_most(int64_t n, int most) {
+    return n < most ? static_cast<int>(n) : most;
+  }
+  __device__ static const T* corner_of(const Operand& operand, int64_t line, int64_t k) {
+    return static_cast<const T*>(operand.data) + line * operand.line_stride + k * operand.k_stride;
+  }
+
   __device__ static void fetch_pieces(unsigned char* tile, const Operand& operand, const T* corner,
                                       int line_count, int k_count) {
-    constexpr int kPiecesOfRow = kRowBytes / kPiece;
-    constexpr int kRowsAtOnce = kThreadsOfBlock / kPiecesOfRow;
-    constexpr int kPeriod = kAlongK || kSize == 2 ? 8 : 4;  // of the rows, in offset
-    static_assert(kRowsAtOnce % kPeriod == 0 && kThreadsOfBlock % kPiecesOfRow == 0);
     const int first_row = threadIdx.x / kPiecesOfRow, piece = threadIdx.x % kPiecesOfRow;
     const int rows = kAlongK ? line_count : k_count, along = kAlongK ? k_count : line_count;
     const int64_t far = kAlongK ? operand.line_stride : operand.k_stride;
@@ -135,7 +175,7 @@ struct OperandTile {
     unsigned char* to = tile + offset(first_row, piece);
     const T* from = corner + first_row * far + piece * kPerPiece;
 #pragma unroll
-    for (int i = 0; i < kBytes / kPiece / kThreadsOfBlock; ++i) {
+    for (int i = 0; i < kPiecesOfThread; ++i) {
       const bool inside = bytes != 0 && first_row + i * kRowsAtOnce < rows;
       ptx::cp_async<kPiece>(to + i * kRowsAtOnce * kRowBytes,
                             inside ? from + i * kRowsAtOnce * far : operand.data,

@@ -202,7 +202,7 @@ OP_FAULTS |= {
         "mma", "    ptx::cp_async_wait<Tile::kStages - 2>();\n", "", dtype="bf16"
     ),
     "no barrier between a step's tiles and those of the next": _gemm(
-        "mma", "those of the last.\n    __syncthreads();\n", "those of the last.\n", dtype="bf16"
+        "mma", "those of the last.\n      __syncthreads();\n", "those of the last.\n", dtype="bf16"
     ),
     "a group of copies that is not counted": _gemm(
         "mma",
@@ -212,8 +212,8 @@ OP_FAULTS |= {
     ),
     "no barrier before the sums take the tiles' place": _gemm(
         "mma",
-        "  ptx::cp_async_wait<0>();\n  __syncthreads();\n",
-        "  ptx::cp_async_wait<0>();\n",
+        "  __syncthreads();\n  constexpr int kPitch",
+        "  constexpr int kPitch",
         dtype="bf16",
     ),
     "a wrong fragment of the second column": _gemm(
@@ -263,6 +263,65 @@ OP_FAULTS |= {
     ),
     "few lines: no barrier of the cluster": _gemm(
         "skinny", "    ptx::cluster_sync();\n#pragma unroll 1\n", "#pragma unroll 1\n", says="gemm"
+    ),
+    "a slice whose sum is left out": _gemm(
+        "plain", "int s = 1; s < kSlices", "int s = 2; s < kSlices"
+    ),
+    "shared tiles: no barrier of the cluster before the sums are added": _gemm(
+        "plain", "    ptx::cluster_sync();\n  }\n", "    __syncthreads();\n  }\n", says="gemm"
+    ),
+    "shared tiles: a block leaves while others read its sums": _gemm(
+        "plain",
+        "  if (parts > 1) ptx::cluster_sync();  // none",
+        "  // none",
+    ),
+    "shared tiles: k from one block on taken twice": _gemm(
+        "plain", "(part.rank * kSlices + slice)", "(part.rank / 2 * kSlices + slice)"
+    ),
+    "shared tiles: the epilogue run by every block": _gemm(
+        "plain",
+        "e = part.rank * kThreads + threadIdx.x; e < kRows * kCols; e += parts * kThreads",
+        "e = threadIdx.x; e < kRows * kCols; e += kThreads",
+    ),
+    "shared tiles: steps that no block takes": _gemm(
+        "cluster", "ceil_div(all - rank, parts)", "all / parts"
+    ),
+    "shared tiles: a block whose sums are left out": _gemm(
+        "cluster", "r < parts ? *ptx", "r < parts - 1 ? *ptx"
+    ),
+    "shared tiles of mma: no barrier of the cluster before the sums are added": _gemm(
+        "mma",
+        "  else\n    ptx::cluster_sync();\n",
+        "  else\n    __syncthreads();\n",
+        says="gemm",
+        dtype="bf16",
+    ),
+    "shared tiles of mma: k of one block taken by two": _gemm(
+        "mma",
+        "(part.rank + step * part.parts)",
+        "(part.rank / 2 + step * part.parts)",
+        dtype="bf16",
+    ),
+    "shared tiles of mma: the epilogue run by every block": _gemm(
+        "mma",
+        "int row = rank * kRowsAtOnce + threadIdx.x / Tile::kCols;",
+        "int row = threadIdx.x / Tile::kCols;",
+        dtype="bf16",
+    ),
+    "sm_75: a wrong fragment of the second half": _gemm(
+        "arithmetic", "b.r[2 * half + i]", "b.r[2 * i + half]", dtype="f16"
+    ),
+    "sm_75: no barrier between storing tiles and multiplying them": _gemm(
+        "mma", "step + 1 stores to.\n      __syncthreads();\n", "step + 1 stores to.\n", dtype="f16"
+    ),
+    "sm_75: pieces stored without their spread": _gemm(
+        "operand",
+        "unsigned char* to = tile + offset(row, piece);",
+        "unsigned char* to = tile + row * kRowBytes + piece * kPiece;",
+        dtype="f16",
+    ),
+    "sm_75: pieces that forget the last elements": _gemm(
+        "operand", "j < inside ? from[j * near] : T{}", "T{}", dtype="f16"
     ),
     "wgmma: multiplied before it is there": _gemm(
         "wgmma",
@@ -421,6 +480,12 @@ PRIMITIVE_FAULTS = {
         "a[(g + 8 * (i % 2)) * kK + t + 4 * (i / 2)]",
         "a[(g + 8 * (i / 2)) * kK + t + 4 * (i % 2)]",
         "FAIL mma tf32",
+    ),
+    "a wrong order of two neighbours in a fragment": PrimitiveFault(
+        "mma.cu",
+        "pair(b[2 * t * kN + g], b[(2 * t + 1) * kN + g])",
+        "pair(b[(2 * t + 1) * kN + g], b[2 * t * kN + g])",
+        "FAIL mma f16 k8",
     ),
     "ldmatrix of rows in a wrong order": PrimitiveFault(
         "mma.cu",

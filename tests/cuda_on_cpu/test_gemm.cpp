@@ -51,7 +51,8 @@ class Lying {
 
 template <class A>
 struct StoreSum {
-  A* c;  // [M,N]
+  A* c;        // [M,N]
+  int* times;  // [M,N] that it was called
   int64_t M, N;
   long* outside;
 
@@ -59,7 +60,7 @@ struct StoreSum {
     if (m < 0 || m >= M || n < 0 || n >= N)
       ++*outside;
     else
-      c[m * N + n] = sum;
+      c[m * N + n] = sum, ++times[m * N + n];
   }
 };
 
@@ -74,23 +75,35 @@ struct AddSum {
   void operator()(int64_t m, int64_t n, A sum) const { finish(m, n, sum, read(m, n)); }
 };
 
-template <class T>
-std::vector<acc_t<T>> product(GemmKernel kernel, const Lying<T>& a, const Lying<T>& b, int64_t M,
-                              int64_t N, int64_t K) {
+// run(a, b, epilogue), whose epilogue must run once for each element of C.
+template <class T, class Run>
+std::vector<acc_t<T>> product_of(const Lying<T>& a, const Lying<T>& b, int64_t M, int64_t N,
+                                 const Run& run) {
   auto c = unwritten<acc_t<T>>(M * N);
+  std::vector<int> times(M * N);
   long outside = 0;
-  cuda::gemm_by<T>(kernel, "gemm", a.view(), b.view(), M, N, K,
-                   StoreSum<acc_t<T>>{c.data(), M, N, &outside}, {});
+  run(a.view(), b.view(), StoreSum<acc_t<T>>{c.data(), times.data(), M, N, &outside});
   if (outside) fail("the epilogue was called outside C");
+  for (int64_t i = 0; i < M * N; ++i)
+    if (times[i] != 1) {
+      fail("the epilogue ran " + std::to_string(times[i]) + " times on element " +
+           std::to_string(i));
+      break;
+    }
   return c;
 }
 
-// Products of small integers are exact, whatever the kernel.
 template <class T>
-void check_exact(GemmKernel kernel, int64_t M, int64_t N, int64_t K, Lie a_lie, Lie b_lie) {
-  begin_case("gemm kernel", int(kernel), "M", M, "N", N, "K", K, "lies", int(a_lie), int(b_lie));
-  const Lying<T> a(M, K, a_lie), b(K, N, b_lie);
-  const auto c = product(kernel, a, b, M, N, K);
+std::vector<acc_t<T>> product(GemmKernel kernel, const Lying<T>& a, const Lying<T>& b, int64_t M,
+                              int64_t N, int64_t K, int parts = 0) {
+  return product_of(a, b, M, N, [&](Matrix a, Matrix b, auto epilogue) {
+    cuda::gemm_by<T>(kernel, "gemm", a, b, M, N, K, epilogue, {}, parts);
+  });
+}
+
+template <class T, class C>
+void expect_product(const Lying<T>& a, const Lying<T>& b, int64_t M, int64_t N, int64_t K,
+                    const C& c) {
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < N; ++n) {
       double want = 0;
@@ -163,6 +176,27 @@ void check_banks() {
     fail("not each piece is stored once");
 }
 
+// Products of small integers are exact, whatever the kernel.
+template <class T>
+void check_exact(GemmKernel kernel, int64_t M, int64_t N, int64_t K, Lie a_lie, Lie b_lie,
+                 int parts = 0) {
+  begin_case("gemm kernel", int(kernel), "M", M, "N", N, "K", K, "lies", int(a_lie), int(b_lie),
+             "parts", parts);
+  const Lying<T> a(M, K, a_lie), b(K, N, b_lie);
+  expect_product(a, b, M, N, K, product(kernel, a, b, M, N, K, parts));
+}
+
+// The plain kernel by one of its tiles, shared by so many blocks.
+template <class T, class Tile>
+void check_plain(int64_t M, int64_t N, int64_t K, Lie a_lie, Lie b_lie, int parts) {
+  begin_case("gemm plain tile of", Tile::kRows, "M", M, "N", N, "K", K, "lies", int(a_lie),
+             int(b_lie), "parts", parts);
+  const Lying<T> a(M, K, a_lie), b(K, N, b_lie);
+  expect_product(a, b, M, N, K, product_of(a, b, M, N, [&](Matrix a, Matrix b, auto epilogue) {
+                   cuda::gemm_plain_by<Tile, T, T>("gemm", a, b, M, N, K, parts, epilogue, {});
+                 }));
+}
+
 // Root mean square errors of the kernel and of a plain sum in float32, each operand random.
 void check_accuracy(GemmKernel kernel, double low, int64_t K) {
   constexpr int64_t M = 16, N = 24;
@@ -199,8 +233,8 @@ void check_accuracy(GemmKernel kernel, double low, int64_t K) {
 
 // Infinities, NaN, and what overflows when it is rounded to tf32, where float32 has them.
 template <class T, int64_t M = 20>
-void check_not_finite(GemmKernel kernel) {
-  begin_case("gemm kernel", int(kernel), "not finite");
+void check_not_finite(GemmKernel kernel, int parts = 0) {
+  begin_case("gemm kernel", int(kernel), "not finite, parts", parts);
   constexpr int64_t N = 20, K = 20;
   Lying<T> a(M, K, Lie::rows), b(K, N, Lie::columns);
   const double largest = std::is_same_v<T, float16> ? 65504 : value(from_double<T>(3.4e38));
@@ -210,7 +244,7 @@ void check_not_finite(GemmKernel kernel) {
     for (int64_t j = 0; j < M; ++j) b(k, j) = T(j % 2), a(j, l) = T(j % 3 == 0);
     a(i, k) = b(l, i + 9) = from_double<T>(special[i]);
   }
-  const auto c = product(kernel, a, b, M, N, K);
+  const auto c = product(kernel, a, b, M, N, K, parts);
   for (int64_t m = 0; m < M; ++m)
     for (int64_t n = 0; n < N; ++n) {
       double want = 0;
@@ -235,6 +269,57 @@ void test_skinny() {
   check_not_finite<T, 16>(GemmKernel::skinny);
 }
 
+// Tiles that the blocks of a cluster share: fewer steps of k than blocks, as many, and a part of
+// one more; each layout.
+template <class T>
+void test_parts() {
+  const auto size = [] { return pick<int64_t>({1, 20, 31, 33}); };
+  const auto lie = [] { return Lie(rng() % kLies); };
+  const bool is_double = std::is_same_v<T, double>;
+  using Small = std::conditional_t<is_double, cuda::Tile<32, 32, 2>, cuda::Tile<32, 32>>;
+  using Large = cuda::Tile<64, 64>;
+  check_plain<T, Small>(33, 34, 600, Lie::rows, Lie::columns, 8);
+  check_plain<T, Small>(31, 32, 200, Lie::columns, Lie::rows, 2);
+  check_plain<T, Small>(size(), size(), 65, lie(), lie(), 3);
+  check_plain<T, Small>(size(), size(), pick<int64_t>({0, 1, 16}), lie(), lie(), 8);
+  check_plain<T, Large>(65, 63, 100, Lie::rows, Lie::rows, 2);
+  check_plain<T, Large>(64, 33, pick<int64_t>({1, 33}), lie(), lie(), 4);
+  constexpr int64_t kDepth = cuda::kTileDepth / sizeof(T);
+  for (const auto& [a, b] : {std::pair{Lie::rows, Lie::columns},
+                             {Lie::rows, Lie::rows},
+                             {Lie::columns, Lie::rows},
+                             {Lie::odd_rows, Lie::sparse}})
+    check_exact<T>(GemmKernel::mma_small, size(), 31 + size(), 9 * kDepth + 1, a, b, pick({2, 4}));
+  check_exact<T>(GemmKernel::mma_small, 65, 20, 2 * kDepth, lie(), lie(), 8);
+  check_exact<T>(GemmKernel::mma_small, 20, 64, pick<int64_t>({0, 1}), lie(), lie(), 3);
+  check_exact<T>(GemmKernel::mma_small, 20, 20, 24 * kDepth, Lie::rows,
+                 Lie::rows);  // as it chooses
+  if constexpr (std::is_same_v<T, float>) check_not_finite<T>(GemmKernel::mma_small, 2);
+}
+
+void check_parts() {
+  begin_case("gemm, parts of k");
+  const auto expect = [](int64_t tiles, int64_t K, int multiprocessors, int want) {
+    ++compared;
+    const int got = cuda::parts_of_k(tiles, K, 128, multiprocessors);
+    if (got != want)
+      fail("got " + std::to_string(got) + ", wanted " + std::to_string(want) + " for " +
+           std::to_string(tiles) + " tiles, K " + std::to_string(K));
+  };
+  expect(104, 4096, 132, 2);
+  expect(64, 4096, 132, 4);
+  expect(66, 4096, 132, 4);
+  expect(67, 4096, 132, 2);
+  expect(4, 4096, 132, 8);
+  expect(4, 784, 132, 4);
+  expect(4, 255, 132, 1);
+  expect(4, 256, 132, 2);
+  expect(133, 4096, 132, 1);
+  expect(64, 4096, 0, 1);  // no clusters
+  expect(0, 4096, 132, 8);
+  expect(int64_t{1} << 40, int64_t{1} << 40, 132, 1);
+}
+
 void check_choice() {
   begin_case("gemm choice");
   const Matrix a{nullptr, 4096, 1}, b{nullptr, 1, 4096}, sparse{nullptr, 4096, 2};
@@ -250,6 +335,11 @@ void check_choice() {
   constexpr int64_t kMany = 4096;
   expect(choice(float{}, kMany, kMany, 75, true), GemmKernel::plain);
   expect(choice(bfloat16{}, kMany, kMany, 75), GemmKernel::plain);
+  expect(choice(double{}, kMany, kMany, 75), GemmKernel::plain);
+  expect(choice(float16{}, kMany, kMany, 75), GemmKernel::mma_sm75);
+  expect(choice(float16{}, 64, 64, 75), GemmKernel::mma_sm75);
+  expect(choice(float16{}, 16, kMany, 75), GemmKernel::skinny);
+  expect(choice(float16{}, kMany, kMany, 70), GemmKernel::plain);
   expect(choice(float16{}, kMany, kMany, 80), GemmKernel::mma_large);
   expect(choice(bfloat16{}, 128, 128, 120), GemmKernel::mma_small);
   expect(choice(bfloat16{}, kMany, kMany, 90), GemmKernel::wgmma);
@@ -301,6 +391,7 @@ std::vector<GemmKernel> kernels_of() {
   std::vector<GemmKernel> kernels{GemmKernel::wgmma, GemmKernel::plain, GemmKernel::mma_small,
                                   GemmKernel::mma_large};
   if (std::is_same_v<T, float>) kernels.push_back(GemmKernel::split);
+  if (std::is_same_v<T, float16>) kernels.push_back(GemmKernel::mma_sm75);
   return kernels;
 }
 
@@ -312,9 +403,12 @@ void test_gemm() {
   check_code();
   check_banks<cuda::Adjacent::along_k>();
   check_banks<cuda::Adjacent::across_lines>();
+  check_parts();
+  test_parts<T>();
   test_skinny<T>();
   for (GemmKernel kernel : kernels_of<T>()) {
-    const bool large = kernel != GemmKernel::plain && kernel != GemmKernel::mma_small;
+    const bool large = kernel != GemmKernel::plain && kernel != GemmKernel::mma_small &&
+                       kernel != GemmKernel::mma_sm75;
     const int64_t edge = large ? 128 : 64;
     const bool wide = kernel == GemmKernel::wgmma;
     const int64_t right = wide ? 2 * edge : edge;  // the edge of N

@@ -4,10 +4,11 @@
 // (PTX ISA, "Matrix Fragments for mma.m16n8k8", "... mma.m16n8k16 with floating point type" and
 // "... mma.m8n8k4 with .f64"):
 //
+//   m16n8k8, f16      A: (g, 2t) (g+8, 2t)    B: (2t, g)
 //   m16n8k8, tf32     A: (g, t) (g+8, t) (g, t+4) (g+8, t+4)        B: (t, g) (t+4, g)
 //   m16n8k16, 16 bits A: (g, 2t) (g+8, 2t) (g, 2t+8) (g+8, 2t+8)    B: (2t, g) (2t+8, g)
-//                     each with its neighbour along k in the upper half of the register
-//   both              C, D: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1), float32
+//   of 16 bits        each with its neighbour along k in the upper half of the register
+//   all three         C, D: (g, 2t) (g, 2t+1) (g+8, 2t) (g+8, 2t+1), float32
 //   m8n8k4, f64       A: (g, t)    B: (t, g)    C, D: (g, 2t) (g, 2t+1)
 #pragma once
 #include <cuda_runtime.h>
@@ -61,6 +62,16 @@ __device__ inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4],
   (void)d, (void)a, (void)b, (void)c;
   __trap();
 #endif
+}
+
+// sm_75.
+__device__ inline void mma_m16n8k8_f16(float (&d)[4], const uint32_t (&a)[2], uint32_t b,
+                                       const float (&c)[4]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%7,%8,%9,%10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(b), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 
 // sm_80.

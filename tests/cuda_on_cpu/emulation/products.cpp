@@ -80,6 +80,29 @@ void mma(Element type, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b
   }
 }
 
+void mma_f16_k8(float (&d)[4], const uint32_t (&a)[2], uint32_t b, const float (&c)[4],
+                Where where) {
+  struct Offer {
+    uint32_t a[2], b;
+  };
+  const Offer mine{{a[0], a[1]}, b};
+  const float addend[4] = {c[0], c[1], c[2], c[3]};
+  want_full_warps("mma.sync", where);
+  const auto exchange = meet(kAllLanes, &mine, sizeof(mine), "mma.sync", where);
+  const int g = lane() / 4, t = lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + 8 * (i / 2), col = 2 * t + i % 2;
+    double products[8];
+    for (int k = 0; k < 8; ++k) {
+      const uint32_t of_a = offer_of<Offer>(*exchange, row % 8 * 4 + k / 2).a[row / 8];
+      const uint32_t of_b = offer_of<Offer>(*exchange, col * 4 + k / 2).b;
+      products[k] = value_of(Element::f16, of_a >> (16 * (k % 2))) *
+                    value_of(Element::f16, of_b >> (16 * (k % 2)));
+    }
+    d[i] = tensor_core_sum(addend[i], products, 8);
+  }
+}
+
 void mma_f64(double (&d)[2], double a, double b, const double (&c)[2], Where where) {
   const double mine[2] = {a, b}, addend[2] = {c[0], c[1]};
   want_full_warps("mma.sync", where);

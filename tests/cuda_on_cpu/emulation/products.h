@@ -16,6 +16,8 @@ uint32_t to_tf32(float value);  // to nearest, ties away from zero
 // D of m16n8k8 (tf32) or m16n8k16.
 void mma(Element type, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
          const float (&c)[4], Where where);
+void mma_f16_k8(float (&d)[4], const uint32_t (&a)[2], uint32_t b, const float (&c)[4],
+                Where where);  // D of m16n8k8 (f16)
 void mma_f64(double (&d)[2], double a, double b, const double (&c)[2], Where where);
 void ldmatrix(uint32_t* registers, int matrices, bool transposed, const void* row, Where where);
 

@@ -44,6 +44,23 @@ __global__ void half_kernel(const T* a, const T* b, float* c) {
   for (int i = 0; i < 4; ++i) c[(g + 8 * (i / 2)) * kN + 2 * t + i % 2] = sum[i];
 }
 
+// m16n8k8 of float16, its fragments element by element.
+__global__ void half_k8_kernel(const float16* a, const float16* b, float* c) {
+  constexpr int kK = 8;
+  const int g = threadIdx.x / 4, t = threadIdx.x % 4;
+  const auto pair = [](float16 low, float16 high) {
+    return low.bits | static_cast<uint32_t>(high.bits) << 16;
+  };
+  uint32_t a_fragment[2];
+  for (int i = 0; i < 2; ++i)
+    a_fragment[i] = pair(a[(g + 8 * i) * kK + 2 * t], a[(g + 8 * i) * kK + 2 * t + 1]);
+  const uint32_t b_fragment = pair(b[2 * t * kN + g], b[(2 * t + 1) * kN + g]);
+  float sum[4];
+  for (int i = 0; i < 4; ++i) sum[i] = c[(g + 8 * (i / 2)) * kN + 2 * t + i % 2];
+  ptx::mma_m16n8k8_f16(sum, a_fragment, b_fragment, sum);
+  for (int i = 0; i < 4; ++i) c[(g + 8 * (i / 2)) * kN + 2 * t + i % 2] = sum[i];
+}
+
 // A [8,4], B [4,8].
 __global__ void f64_kernel(const double* a, const double* b, double* c) {
   const int g = threadIdx.x / 4, t = threadIdx.x % 4;
@@ -129,6 +146,7 @@ void test_mma() {
   check("mma tf32", tf32_kernel, kM, kN, 8);
   check("mma bf16", half_kernel<bfloat16>, kM, kN, 16);
   check("mma f16", half_kernel<float16>, kM, kN, 16);
+  check("mma f16 k8", half_k8_kernel, kM, kN, 8);
   check("mma f64", f64_kernel, 8, 8, 4);
   test_ldmatrix();
   test_rounding();

@@ -16,6 +16,10 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const uint32_t (&a)[4], const uint3
                               const float (&c)[4], EMULATION_WHERE) {
   emulation::mma(emulation::Element::bf16, d, a, b, c, where);
 }
+inline void mma_m16n8k8_f16(float (&d)[4], const uint32_t (&a)[2], uint32_t b, const float (&c)[4],
+                            EMULATION_WHERE) {
+  emulation::mma_f16_k8(d, a, b, c, where);
+}
 inline void mma_m16n8k16_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                              const float (&c)[4], EMULATION_WHERE) {
   emulation::mma(emulation::Element::f16, d, a, b, c, where);
