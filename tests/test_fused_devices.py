@@ -181,7 +181,9 @@ def test_a_replay_reads_rates_and_order_anew(batch_size):
 
 
 @cuda
-@pytest.mark.parametrize("asked", [{"lr": [0.1, 0.2]}, {"order": torch.Generator()}], ids=str)
+@pytest.mark.parametrize(
+    "asked", [{"lr": [0.1, 0.2]}, {"order": torch.Generator()}], ids=["lr", "order"]
+)
 def test_what_a_graph_cannot_read_leaves_the_capture_whole(asked):
     x, y = (t.cuda() for t in data([7, 12, 5], 32, "cross_entropy", torch.float32))
     trainer, _ = make([7, 12, 5], "cross_entropy", SGD[0], "cuda", torch.float32)

@@ -14,13 +14,17 @@ from test_gemm import products
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 # (B, O, I): whole tiles, dw shared by blocks of a cluster; tiles that end early, along k too; rows
-# that are not aligned to 16 bytes; several waves of tiles; few tiles.
+# that are not aligned to 16 bytes; several waves of tiles; few tiles; few that
+# blocks of a cluster share; what wgmma cannot read.
 SHAPES = [
     (4096, 1024, 1024),
     (4100, 1048, 1016),
     (4097, 1031, 1027),
     (2056, 4104, 520),
     (300, 200, 136),
+    (128, 512, 784),
+    (64, 64, 4096),
+    (4096, 1020, 1020),
 ]
 
 

@@ -2,16 +2,16 @@
 // of kernels, by type, device and shape. The first of these that there is:
 //
 //   all       an operand read once, gemm_skinny.cuh        M or N of at most 16
-//   16 bits   tensor cores, gemm_wgmma_tma.cuh             sm_90 (compiled for 9.0a), many tiles
+//   16 bits   tensor cores, gemm_wgmma_tma.cuh             sm_90 (compiled for 9.0a), much to do
 //   16 bits   tensor cores, gemm_mma.cuh                   sm_80 and newer; float16: sm_75
-//   float32   rounded to tf32, gemm_wgmma_tf32.cuh         sm_90, many tiles, if context.tf32
+//   float32   rounded to tf32, gemm_wgmma_tf32.cuh         the same, if context.tf32
 //   float32   rounded to tf32, gemm_mma.cuh                sm_80 and newer, if context.tf32
 //   float32   the same, operands split in two tf32         sm_80 and sm_90, many tiles
 //   float64   the same                                     sm_80, sm_90, sm_100
 //   all       plain multiply-adds, gemm_plain.cuh          always
 //
 // On sm_90 and newer the blocks of a cluster share the tiles of a product where these are few and k
-// is long (gemm_cluster.cuh: plain kernel, small tiles of tensor cores).
+// is long: by gemm_cluster.cuh (plain kernel, small tiles of mma), gemm_wgmma.cuh, gemm_skinny.cuh.
 //
 // Consumer parts (8.6, 8.9, 12.0) do a third of their plain multiply-adds in split tf32, and have
 // no float64 tensor cores to speak of.
@@ -30,6 +30,10 @@ enum class Product { any, y, dx, dw };
 // Each kernel that gemm chooses from; tests name them.
 enum class GemmKernel { plain, skinny, mma_sm75, mma_small, mma_large, split, wgmma };
 
+inline bool has_many_large_tiles(int64_t M, int64_t N) {
+  return ceil_div(M, LargeMmaTile::kRows) * ceil_div(N, LargeMmaTile::kCols) >= kFewTiles;
+}
+
 template <class T>
 GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, int capability,
                               bool tf32) {
@@ -38,8 +42,7 @@ GemmKernel choose_gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t 
     return std::is_same_v<T, float16> && capability >= 75 ? GemmKernel::mma_sm75
                                                           : GemmKernel::plain;
   const bool datacenter = capability == 80 || capability == 90 || capability == 100;
-  const bool many =
-      ceil_div(M, LargeMmaTile::kRows) * ceil_div(N, LargeMmaTile::kCols) >= kFewTiles;
+  const bool many = has_many_large_tiles(M, N);
   if constexpr (std::is_same_v<T, double>)
     return datacenter ? GemmKernel::mma_small : GemmKernel::plain;
   if (std::is_same_v<T, float> && !tf32) {
@@ -58,7 +61,9 @@ void gemm_tensor(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_
     gemm_mma<decltype(arithmetic), decltype(tile), kA, kB>(name, a, b, M, N, K, epilogue, context,
                                                            parts);
   };
-  const bool small = kernel == GemmKernel::mma_small;
+  // wgmma leaves to mma what it cannot read.
+  const bool small = kernel == GemmKernel::mma_small ||
+                     (kernel == GemmKernel::wgmma && !has_many_large_tiles(M, N));
   if constexpr (std::is_same_v<T, double>) {
     run(Double{}, SmallMmaTile{});
   } else if constexpr (std::is_same_v<T, float>) {
@@ -78,7 +83,7 @@ void gemm_tensor(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_
 }
 
 // gemm by this kernel, which the device must have. `parts`: how many blocks of a cluster share each
-// small tile of tensor cores, or 0 for as many as is worth it; tests name them.
+// small tile of mma, or 0 for as many as is worth it; tests name them.
 template <class T, Product kProduct = Product::any, class Epilogue>
 void gemm_by(GemmKernel kernel, const char* name, Matrix a, Matrix b, int64_t M, int64_t N,
              int64_t K, Epilogue epilogue, Context context, int parts = 0) {

@@ -77,9 +77,12 @@ __device__ uint64_t wgmma_operand(const unsigned char* tile, int first, int part
   return ptx::matrix_descriptor(start, ptx::Swizzle::bytes128, WgmmaTile::kBlockBytes, kGroupBytes);
 }
 
+// Named barriers, of those that multiply and of those that copy.
+constexpr int kMultiplied = 1, kCopied = 2;
+
 // kA, kB: which elements are adjacent in shared memory. Leaves the sums there, rows kPitch apart.
 template <class T, Adjacent kA, Adjacent kB>
-__device__ void multiply_tiles(int steps) {
+__device__ void multiply_stages(int steps) {
   using Tile = WgmmaTile;
   constexpr int kAIsMnMajor = kA == Adjacent::across_lines,
                 kBIsMnMajor = kB == Adjacent::across_lines;
@@ -109,8 +112,7 @@ __device__ void multiply_tiles(int steps) {
     if (step > 0 && lane == 0) ptx::mbarrier_arrive(Tile::empty(step - 1));
   }
   ptx::wgmma_wait<0>();
-  constexpr int kSumsDone = 1;                       // a named barrier
-  ptx::barrier_sync(kSumsDone, Tile::kMultiplying);  // none of the tiles is needed any more
+  ptx::barrier_sync(kMultiplied, Tile::kMultiplying);  // none of the tiles is needed any more
   float* result = reinterpret_cast<float*>(ptx::dynamic_shared());
   const int row = group_row + threadIdx.x % Tile::kGroup / kWarp * 16 + lane / 4;
 #pragma unroll
@@ -147,11 +149,13 @@ __device__ void make_wgmma_tile(int64_t M, int64_t N, int64_t K, const Copy& cop
     const int first = share.first(share.rank, steps), last = share.first(share.rank + 1, steps);
     if (threadIdx.x < Tile::kMultiplying) {
       ptx::fewer_registers<kToMultiply>();
-      multiply_tiles<T, kA, kB>(last - first);
+      multiply_stages<T, kA, kB>(last - first);
       ptx::more_registers<kOfEach>();
     } else {
       ptx::more_registers<kToCopy>();
       copy(share, first, last);
+      // Between two changes of its registers a warpgroup must meet, as those that multiply have.
+      ptx::barrier_sync(kCopied, Tile::kCopying);
       ptx::fewer_registers<kOfEach>();
     }
   }

@@ -48,6 +48,9 @@ bool tensor_map(CUtensorMap& map, const void* data, int64_t near, int64_t far, i
     return false;
   const EncodeTensorMap encode = find_encode_tensor_map();
   if (!encode) return false;
+  // The driver wants a current context, which a thread that has not launched anything may lack.
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess || cudaSetDevice(device) != cudaSuccess) return false;
   const cuuint64_t extents[2] = {static_cast<cuuint64_t>(near), static_cast<cuuint64_t>(far)};
   const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride_bytes)};
   const cuuint32_t boxes[2] = {box, box}, steps[2] = {1, 1};

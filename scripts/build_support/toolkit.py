@@ -8,6 +8,7 @@ and what it would include and link.
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import shutil
@@ -191,7 +192,9 @@ def choose_archs(requested: str, supported: tuple[str, ...]) -> tuple[str, ...]:
                 "TORCH_CUDA_ARCH_LIST: this CUDA toolkit supports "
                 f"{', '.join(supported)}, got {name}"
             )
-    return tuple(dict.fromkeys("9.0a" if name == "9.0" else name for name in names))
+    machine_code = {"9.0": ["9.0a"], "9.0+PTX": ["9.0a", "9.0+PTX"]}
+    chosen = itertools.chain.from_iterable(machine_code.get(name, [name]) for name in names)
+    return tuple(dict.fromkeys(chosen))
 
 
 def gencode_flags(archs: tuple[str, ...]) -> list[str]:

@@ -344,7 +344,7 @@ OP_FAULTS |= {
         "wgmma", "  ptx::wgmma_wait<0>();\n", "", says="gemm", dtype="bf16"
     ),
     "wgmma: sums that take the place of tiles still needed": _gemm(
-        "wgmma", "  ptx::barrier_sync(kSumsDone, Tile::kMultiplying);", "", dtype="bf16"
+        "wgmma", "  ptx::barrier_sync(kMultiplied, Tile::kMultiplying);", "", dtype="bf16"
     ),
     "wgmma: the wrong step along k": _gemm(
         "wgmma", "part * 2 * kGroupBytes", "part * kGroupBytes", dtype="f16"

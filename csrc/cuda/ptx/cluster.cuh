@@ -30,6 +30,7 @@ __device__ inline unsigned cluster_blocks() {
 // touch another's shared memory before a first, nor leave before a last such meeting.
 __device__ inline void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
+  __syncwarp();  // lanes that had nothing to do may have run ahead
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #else
   __trap();
@@ -37,6 +38,7 @@ __device__ inline void cluster_arrive() {
 }
 __device__ inline void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
+  __syncwarp();
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #else
   __trap();

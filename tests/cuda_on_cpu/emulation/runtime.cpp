@@ -104,6 +104,9 @@ using namespace emulation;
 
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
 const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
+cudaError_t cudaSetDevice(int index) {
+  return index == 0 ? cudaSuccess : last_error = cudaErrorInvalidValue;
+}
 cudaError_t cudaGetDevice(int* index) {
   *index = 0;
   return cudaSuccess;
