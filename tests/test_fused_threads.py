@@ -99,8 +99,8 @@ def test_same_bits_again(batch_size, dtype, threads):
         assert_bits_equal(t, states_again[name])
 
 
-# Beyond 256 samples several panels of dz meet a panel of inputs together, beyond 512 the sums of a
-# block of samples are kept for the next. With four threads the last network has, where a panel has
+# Several panels of dz meet a panel of inputs together; beyond 512 samples the sums of a block of
+# samples are kept for the next. With four threads the last network has, where a panel has
 # 16 units, layers of one and two panels, which are fewer than the threads, below one of four.
 @pytest.mark.parametrize("sizes", [SIZES, [8, 16, 20, 49]])
 @pytest.mark.parametrize("batch_size", [300, 600, 1100])

@@ -106,7 +106,8 @@ struct MlpSizes {
 };
 
 namespace cpu {
-MlpSizes mlp_sizes(const MlpArgs&);    // reads dtype, layers, groups, B, loss and threads only
+MlpSizes mlp_sizes(const MlpArgs&);    // reads dtype, layers, groups, B, loss, threads and
+                                       // whether there is an order
 int64_t mlp(const MlpArgs&, Context);  // the number of steps done; throws before it writes anything
 }  // namespace cpu
 

@@ -1,7 +1,7 @@
 // How the whole-network step keeps its matrices, so that no product packs anything. P =
 // Panel::width.
 //
-//   weights        [parts][I / 4P blocks][O/P panels of the part][4P][P]
+//   weights        [parts][I / 4P blocks][O/P panels of the part][4P + 4][P]
 //   activations    [units/P panels][B][P]
 //
 // A panel holds P output units, unit beside unit, a row of it the weights of one input.
@@ -31,15 +31,17 @@ int64_t place_of(int64_t unit, int64_t B) {
 
 // Where the weights of a layer, their momentum or gradient lie, as far as one part meets them.
 //
-// Each part's lie together, and rows that are near each other lie near each other in all of its
-// panels. Were panels whole and beside one another, a pass over a row would go from panel to panel
-// in long equal strides, and a processor that foresees such strides would fetch the next part's
-// panels from the core that is writing to them.
+// Each part's lie together (those of a narrow layer that is not split, mlp.inl, are for all), and
+// rows that are near each other lie near each other in all of its panels. Were panels whole and
+// beside one another, a pass over a row would go from panel to panel in long equal strides, and a
+// processor that foresees such strides would fetch the next part's panels from the core that is
+// writing to them.
 template <class A>
 struct WeightLayout {
   static constexpr int P = Panel<A>::width;
   // Of a block; and from a panel's block to the next panel's. Were that a multiple of 4096 bytes,
-  // the same row of all panels would have one place in the first-level cache.
+  // the same row of all panels would have one place in the first-level cache. A layer of few inputs
+  // leaves most of its blocks untouched.
   static constexpr int64_t kRows = 4 * P, kBlock = (kRows + 4) * P;
 
   int64_t first, panels;  // the part's panels begin with number `first`
@@ -66,8 +68,8 @@ inline Range share(int64_t n, int64_t part, int64_t parts) {
   return {n * part / parts, n * (part + 1) / parts};
 }
 
-// to[i][o] = from[o, i] for a block of P x P; rows and columns beyond `units` and `inputs` are not
-// there, and become zeros.
+// to[i][o] = from[o, i] for a block of P x P; units beyond `units` become zeros, rows beyond
+// `inputs` are left as they are.
 template <class T, class A>
 void pack_block(const T* from, int64_t row_stride, int64_t col_stride, int64_t units,
                 int64_t inputs, A* to) {

@@ -222,10 +222,11 @@ inline int64_t weight_gradient_sums(int64_t B, int64_t I, int64_t panels, int64_
 }
 
 // dw[p][row(k)][:] = sum_b x[b,k] dz[p][b][:] for k in `columns`, handed row by row to
-// update(p, row, sums), sums one Panel of vectors. Of a panel of x and one of dz, so many samples
-// are taken at once that they stay in the first-level cache for the tiles of the panel of x. The
-// rows to be updated come from the second-level cache: a long sum calls for its own before it
-// begins, a short one for those of the next. `room`: weight_gradient_sums.
+// update(at, sums): where the row begins in its weights, and one Panel of vectors. Of a panel of x
+// and one of dz, so many samples are taken at once that they stay in the first-level cache for the
+// tiles of the panel of x. The rows to be updated come from the second-level cache: a long sum
+// calls for its own before it begins, a short one for those of the next. `room`:
+// weight_gradient_sums.
 template <class A, class Update>
 void weight_gradient(const Input<A>& in, const WeightLayout<A>& layout, const A* dz, Range columns,
                      Range panels, A* room, const Update& update) {

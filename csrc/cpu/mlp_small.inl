@@ -32,14 +32,14 @@ GDEXT_INLINE void small_backward_rows(const Input<A>& in, const WeightLayout<A>&
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) at[r] = layout.at(panels.begin, in.row(k0 + r));
   for (int64_t p = panels.begin; p < panels.end; ++p) {
-    const int64_t next = (p - panels.begin) * layout.kBlock;
+    const int64_t to_panel = (p - panels.begin) * layout.kBlock;
     typename V::type gradient[kRows][kMicroVectors] = {};
     if constexpr (kDx) {
 #pragma GCC unroll 4
       for (int v = 0; v < kMicroVectors; ++v) {
         typename V::type weights[kRows];
 #pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) weights[r] = V::load(w + at[r] + next + v * V::width);
+        for (int r = 0; r < kRows; ++r) weights[r] = V::load(w + at[r] + to_panel + v * V::width);
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
           const auto dz_v = V::load(dz + (p * B + b) * P + v * V::width);
@@ -67,7 +67,7 @@ GDEXT_INLINE void small_backward_rows(const Input<A>& in, const WeightLayout<A>&
     }
     if constexpr (kUpdate) {
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) update(at[r] + next, gradient[r]);
+      for (int r = 0; r < kRows; ++r) update(at[r] + to_panel, gradient[r]);
     }
   }
   if constexpr (kDx) {

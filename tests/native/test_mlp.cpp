@@ -303,6 +303,12 @@ void test_mlp() {
         shared.threads = threads;
         check<T>(shared);
       }
+  // A narrow layer in the middle, which is not split.
+  for (int64_t B : {5, 8, 9}) {
+    MlpCase narrow = any_case({300, 4, 400, 4, 300, 3}, B, 3, Activation::relu);
+    narrow.threads = 3;
+    check<T>(narrow);
+  }
 }
 
 // The forms of CUDA that keep the parameters in shared memory: on clusters and grids, with slices
