@@ -251,7 +251,10 @@ OP_FAULTS |= {
         dtype="bf16",
     ),
     "pieces of an operand that is not aligned": _gemm(
-        "operand", "far * static_cast<int64_t>(sizeof(T)) % kPiece == 0 &&", "", "misaligned"
+        "operand",
+        "far * static_cast<int64_t>(sizeof(T)) % kPiece == 0 &&",
+        "",
+        "cp.async from: an address that is not a multiple of 16",
     ),
     "few lines: no barrier before the warps' sums are added": _gemm(
         "skinny",
@@ -356,7 +359,7 @@ OP_FAULTS |= {
         dtype="bf16",
     ),
     "wgmma: blocks that do not wait for each other's sums": _gemm(
-        "wgmma", "  else\n    ptx::cluster_sync();\n", "  else\n    __syncthreads();\n"
+        "wgmma", "ptx::cluster_sync();\n    add_up_rows", "__syncthreads();\n    add_up_rows"
     ),
     "wgmma: rows finished with what was read for another": _gemm(
         "rows", "finish(m, n, value, read[i])", "finish(m, n, value, read[i / 2 * 2])", dtype="bf16"
