@@ -24,9 +24,10 @@ STAGES=(
   "machine 20"
   "build 150"
   "tests 110"
-  "memcheck 35"
-  "racecheck 35"
-  "initcheck 35"
+  "memcheck 30"
+  "racecheck 25"
+  "initcheck 25"
+  "synccheck 25"
   "targets 85"
   "benchmark 60"
 )
@@ -104,7 +105,7 @@ print(torch.cuda.get_device_properties(0))'")
       command=(env GDEXT_REQUIRE_CUDA=1 "$python" -m pytest -q -p no:cacheprovider "${workers[@]}"
         -k 'cuda and not cuda_on_cpu and not cuda_resources' tests)
       ;;
-    memcheck | racecheck | initcheck)
+    memcheck | racecheck | initcheck | synccheck)
       command -v compute-sanitizer >/dev/null || missing='compute-sanitizer is not on PATH'
       command=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$name" --error-exitcode 9
         "$python" tests/sanitizer_selection.py)

@@ -28,6 +28,8 @@ def ops(device):
     many = torch.tensor([0, 1100, 5], device=device)
     yield "linear", lambda x, w, b: F.linear(x, w, b, "gelu"), [(33, 17), (35, 17), (35,)]
     yield "linear, one row", lambda x, w: F.linear(x, w, None, "relu"), [(1, 70), (5, 70)]
+    # On sm_90 by wgmma in 16 bits and tf32, y by whole tiles, dx by tiles that a cluster shares.
+    yield "linear, many rows", lambda x, w: F.linear(x, w, None, "relu"), [(3200, 64), (1024, 64)]
     yield "mse", F.mse_loss, [(7, 9), (7, 9)]
     yield "cross entropy", lambda x: F.cross_entropy(x, classes, label_smoothing=0.1), [(7, 7)]
     yield "cross entropy, wide", lambda x: F.cross_entropy(x, many), [(3, 1101)]
@@ -69,7 +71,9 @@ def check_fused(device, dtype):
 def main(device):
     torch.manual_seed(1)
     for dtype in (torch.float32, torch.bfloat16):
-        check_ops(device, dtype)
+        for precision in ("highest", "high"):
+            torch.set_float32_matmul_precision(precision)
+            check_ops(device, dtype)
         check_sgd(device, dtype)
         check_fused(device, dtype)
     print(f"the selection is done on {device}")

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 NAMES = [
-    "machine", "build", "tests", "memcheck", "racecheck", "initcheck", "targets", "benchmark"
+    "machine", "build", "tests", "memcheck", "racecheck", "initcheck", "synccheck", "targets",
+    "benchmark"
 ]  # fmt: skip
 
 PYTHON = """\
@@ -113,9 +114,9 @@ def test_all_stages_in_order(machine):
     calls = machine.calls.read_text()
     assert "archs 9.0, proxy http://127.0.0.1:9" in calls
     assert not re.search("^network ", calls, re.MULTILINE)
-    for tool in ("memcheck", "racecheck", "initcheck"):
+    for tool in NAMES[3:7]:
         assert f"compute-sanitizer --tool {tool} --error-exitcode 9 python3" in calls
-    assert calls.count("no caching 1") == 3
+    assert calls.count("no caching 1") == 4
     assert "scripts/benchmark.py --device cuda --quick" in calls
     log = (machine.out / "log.txt").read_text()
     assert log.count("said by python") == len(NAMES)
@@ -171,7 +172,7 @@ def test_what_the_tests_lack_is_said(machine, module):
     ("program", "stages", "note"),
     [
         ("nvidia-smi", ["build"], "nvidia-smi names no compute capability (it said: '')"),
-        ("compute-sanitizer", NAMES[3:6], "compute-sanitizer is not on PATH"),
+        ("compute-sanitizer", NAMES[3:7], "compute-sanitizer is not on PATH"),
     ],
 )
 def test_a_tool_that_is_not_there(machine, program, stages, note):

@@ -10,6 +10,7 @@ import torch
 from compare import assert_bits_equal
 from inputs import DTYPES
 from test_gemm import products
+from torch.profiler import ProfilerActivity, profile
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -50,6 +51,22 @@ def test_products_are_exact(dtype, precision, shape):
     exact = [of_x @ of_w.t(), of_dz @ of_w, of_dz.t() @ of_x]
     for name, got, want in zip(("y", "dx", "dw"), products(x, w, dz), exact, strict=True):
         assert_bits_equal(got, want.to(dtype), f"{name} of B, O, I = {B}, {O}, {I}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_wgmma_multiplies_large_products(dtype):
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("has no wgmma")
+    torch.set_float32_matmul_precision("high")
+    B, O, I = SHAPES[0]
+    sizes = [(B, I), (O, I), (B, O)]
+    x, w, dz = (torch.randn(size, device="cuda").to(dtype) for size in sizes)
+    products(x, w, dz)
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        products(x, w, dz)
+        torch.cuda.synchronize()
+    names = [event.name for event in recorded.events() if "gemm" in event.name]
+    assert len(names) == 3 and all("gemm_wgmma" in name for name in names), names
 
 
 @pytest.mark.parametrize("shape", SHAPES[:2], ids=str)

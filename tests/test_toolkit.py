@@ -129,6 +129,15 @@ def test_nvcc_that_does_not_run(tmp_path):
         find({"CUDA_HOME": str(home)})
 
 
+def test_too_old_a_toolkit_is_passed_over(tmp_path):
+    for release in ("9.2", "12.4"):
+        fake_toolkit(tmp_path / f"cuda-{release}", release=release)
+    with pytest.raises(ToolkitError, match=r"cuda-9.2: wanted CUDA 12.5 or newer, got 9.2"):
+        find({}, tmp_path / "cuda-*")
+    fake_toolkit(tmp_path / "cuda-12.5", release="12.5")
+    assert find({"CUDA_HOME": str(tmp_path / "cuda-9.2")}, tmp_path / "cuda-*").version == "12.5"
+
+
 def test_newest_of_the_well_known_folders(tmp_path):
     for release in ("9.2", "13.0", "12.8"):
         fake_toolkit(tmp_path / f"cuda-{release}", release=release)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,6 +45,7 @@ class Contestant:
     def time(self, repeats: int) -> float:
         """The Timer of this contestant; every turn starts from the same parameters."""
         self.reset()
+        time.sleep(rounds.PAUSE)
         return rounds.timer(lambda: self.work(self.case.steps), self.case.device)(repeats)
 
     def end(self, steps: int) -> list[Tensor]:

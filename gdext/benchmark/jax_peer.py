@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gdext.benchmark import rounds
 from gdext.benchmark.networks import LEARNING_RATE, Case
 from gdext.benchmark.precision import PRECISIONS
 from gdext.benchmark.rounds import Timer, Unavailable
@@ -81,7 +82,8 @@ class JaxPeer:
         )
 
         def timer(repeats: int) -> float:
-            return float(self._ask(do="time", variant=variant, repeats=repeats)["seconds"])
+            answer = self._ask(do="time", variant=variant, repeats=repeats, pause=rounds.PAUSE)
+            return float(answer["seconds"])
 
         def end(steps: int) -> list[Tensor]:
             import numpy

@@ -11,7 +11,8 @@ sleeps in that read, so that the other contestants have the machine to themselve
     {"do": "end", "variant": ..., "steps": n,
      "file": an .npz to write: p0, p1, ... after n steps, as float32}
                                                         {"written": true}
-    {"do": "time", "variant": ..., "repeats": n}        {"seconds": of n turns}
+    {"do": "time", "variant": ..., "repeats": n,
+     "pause": seconds before the first}                {"seconds": of n turns}
     anything that fails                                 {"error": why}
 """
 
@@ -96,8 +97,9 @@ class Runner:
             self.jax.tree.map(lambda a: self.jax.numpy.array(a, copy=True), self.initial)
         )
 
-    def time(self, repeats: int) -> float:
+    def time(self, repeats: int, pause: float) -> float:
         params = self.start()
+        time.sleep(pause)
         begin = time.perf_counter()
         for _ in range(repeats):
             params = self.turn(params, self.data)
@@ -142,7 +144,7 @@ def main() -> None:
                 runners[variant].end(request["steps"], request["file"])
                 answer(written=True)
             else:
-                answer(seconds=runners[variant].time(request["repeats"]))
+                answer(seconds=runners[variant].time(request["repeats"], request["pause"]))
         except Exception as error:  # of any kind: the other process is told, and goes on
             answer(error=f"{type(error).__name__}: {error}")
 

@@ -17,8 +17,10 @@ from gdext.benchmark.results import Row
 # Does the work so many times in a row and returns the seconds that all of them took.
 Timer = Callable[[int], float]
 
-# Between two turns: the threads of the one before spin for a moment before they sleep.
-PAUSE = 0.002
+# Before a turn. Threads that have no more to do look out for more before they sleep: those of
+# PyTorch (GNU's OpenMP) for 7 ms, as measured, on processors that the next contestant's threads
+# need.
+PAUSE = 0.02
 
 
 class Unavailable(Exception):

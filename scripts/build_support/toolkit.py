@@ -22,6 +22,9 @@ from pathlib import Path
 # from Turing on. 9.0a: the same GPUs as 9.0, and instructions that those alone have (wgmma).
 DEFAULT_ARCHS = ("7.5", "8.0", "8.6", "9.0a", "10.0", "12.0")
 
+# The first with cudaGetDriverEntryPointByVersion (csrc/cuda/tensor_map.cuh).
+OLDEST_RELEASE = (12, 5)
+
 HOW_TO_GET_TOOLKIT = (
     "install the CUDA toolkit (nvcc and cudart), or set CUDA_HOME to the folder that holds "
     "bin/nvcc, include/cuda_runtime.h and lib64/libcudart_static.a, "
@@ -90,14 +93,17 @@ def inspect_toolkit(nvcc: Path) -> CudaToolkit:
     """The toolkit that this nvcc (the program, a link to it or a wrapper script) belongs to.
 
     Raises:
-        ToolkitError: the program does not run, or a part of the toolkit is missing; the message
-        says which.
+        ToolkitError: the program does not run, the toolkit is too old, or a part of it is missing;
+        the message says which.
     """
     if not nvcc.is_file():
         raise ToolkitError(f"{nvcc} does not exist")
     release = re.search(r"release (\d+\.\d+)", _output([str(nvcc), "--version"]))
     if release is None:
         raise ToolkitError(f"{nvcc} --version does not name a CUDA release")
+    if tuple(map(int, release[1].split("."))) < OLDEST_RELEASE:
+        oldest = ".".join(map(str, OLDEST_RELEASE))
+        raise ToolkitError(f"wanted CUDA {oldest} or newer, got {release[1]}")
     plan = _output([str(nvcc), "--dryrun", "-x", "cu", "/dev/null"])
     top = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
     home = Path(top[1].strip()).resolve() if top else nvcc.resolve().parent.parent
