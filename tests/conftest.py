@@ -1,6 +1,7 @@
 """Fixtures that every test shares: the devices present, seeds, and hypothesis' profile."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -17,6 +18,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("gdext")
+
+
+# A shell's background job ignores Ctrl-C, and so would the programs that the tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def cuda_missing() -> str | None:

@@ -125,9 +125,13 @@ __device__ void multiply_tiles(const A (*a)[TileShape::kRows + kPad],
     for (int j = 0; j < kPatchCols; ++j) sum[i][j] += step[i][j];
 }
 
+// In float64 a patch and its parts of A and B take more registers than two blocks leave.
+template <class A>
+constexpr int kPlainBlocksAtOnce = sizeof(A) == 8 ? 1 : kBlocksAtOnce;
+
 // `parts`: blocks of a cluster, which share each tile.
 template <class TA, class TB, class TileShape, class Epilogue>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+__global__ void __launch_bounds__(kThreads, kPlainBlocksAtOnce<acc_t<TA>>)
     gemm_kernel(Matrix a, Matrix b, int64_t M, int64_t N, int64_t K, int parts, Epilogue epilogue) {
   using A = acc_t<TA>;
   static_assert(std::is_same_v<A, acc_t<TB>>);

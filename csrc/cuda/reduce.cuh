@@ -34,6 +34,7 @@ __device__ acc_t<T> sum_of_column(const T* column, int64_t stride, int64_t rows)
   __shared__ A of_warp[kWarps][kWarp];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   A sum[kSums] = {};
+#pragma unroll 1
   for (int64_t first = warp; first < rows; first += kWarps * kSums) {
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
@@ -45,6 +46,7 @@ __device__ acc_t<T> sum_of_column(const T* column, int64_t stride, int64_t rows)
   __syncthreads();
   A total = A(0);
   if (warp == 0)
+#pragma unroll 4
     for (int w = 0; w < kWarps; ++w) total += of_warp[w][lane];
   return total;
 }
