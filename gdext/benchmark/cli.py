@@ -97,7 +97,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         )  # fmt: skip
 
     several("sections", SECTIONS, "what to measure; unless given all but targets (with --quick "
-            "neither memory nor accuracy)")  # fmt: skip
+            "neither memory nor accuracy); beside targets, accuracy is of gdext alone")  # fmt: skip
     several("contestants", [*LABELS], "who trains; all unless given")
     cores = machine.cores()
     add = parser.add_argument
@@ -241,8 +241,15 @@ def _measure(
             results["memory"].append(peaks)
             print(tables.memory_text(peaks), flush=True)
     elif section == "accuracy":
-        for run in accuracy.run(contestants, chosen.seeds, chosen.threads, chosen.device):
+        who = targets.OF_ACCURACY if "targets" in chosen.sections else contestants
+        for run in accuracy.run(
+            [name for name in who if name in contestants],
+            chosen.seeds,
+            chosen.threads,
+            chosen.device,
+        ):
             results["accuracy"].append(run)
+            _save(results, Path(chosen.out))
             print(tables.accuracy_text(run), flush=True)
     else:
         rows = {
@@ -292,6 +299,8 @@ def _command(given: list[str]) -> str:
 
 
 def _save(results: Results, folder: Path) -> None:
+    if tables.on_cuda(results):
+        results["targets"] = [verdict._asdict() for verdict in targets.verdicts(results)]
     text = json.dumps(results, indent=1)
     write_atomically(folder / JSON, lambda file: file.write(f"{text}\n".encode()))
     report = tables.report(results)
