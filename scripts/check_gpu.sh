@@ -3,15 +3,18 @@
 # for its GPU, runs the tests that concern CUDA, compute-sanitizer on a selection, the benchmark's rows that there are
 # targets for, and more of the benchmark.
 #
-#   scripts/check_gpu.sh [--dry-run] [--no-build] [--python PYTHON] [--packages FOLDER] [OUT]
+#   scripts/check_gpu.sh [--dry-run] [--no-build] [--python PYTHON] [--packages FOLDER]
+#                        [--data FOLDER] [OUT]
 #
-#   OUT         where the results go: summary.json, log.txt, targets.json, targets.md, benchmark.json, benchmark.md
-#               (default: the environment's OUT, else runs/check_gpu)
+#   OUT         where the results go: summary.json, log.txt, tests.xml, and of the benchmark targets.json, targets.md,
+#               benchmark.json, benchmark.md (default: the environment's OUT, else runs/check_gpu)
 #   --dry-run   say what would be run, and run nothing
 #   --no-build  take gdext/_C.abi3.so as it is: built elsewhere, for this GPU's architecture
 #   --python    one that has PyTorch (default: python3)
 #   --packages  where more packages lie that PYTHON lacks, put there on a machine with a network by
 #               pip install --target FOLDER pytest pytest-xdist hypothesis expecttest numpy
+#   --data      the folder with MNIST/raw (default: GDEXT_DATA, else ../shared/data where there is one, else data);
+#               without it, the time to 98% is not measured
 #
 # A stage that fails, or takes longer than its limit, keeps no later one from running. Exit code: 0 if all stages ran
 # and passed, 1 if not, 2 where the arguments are wrong.
@@ -37,12 +40,12 @@ usage() {
   exit 2
 }
 
-python=python3 packages='' dry_run='' build=yes out=''
+python=python3 packages='' data='' dry_run='' build=yes out=''
 while [ $# -gt 0 ]; do
   case $1 in
     --dry-run) dry_run=yes ;;
     --no-build) build='' ;;
-    --python | --packages)
+    --python | --packages | --data)
       [ $# -ge 2 ] || usage "$1: wanted a value"
       declare "${1#--}=$2"
       shift
@@ -57,6 +60,14 @@ while [ $# -gt 0 ]; do
 done
 out=${out:-${OUT:-runs/check_gpu}}
 [ -z "$packages" ] || [ -d "$packages" ] || usage "--packages: no such folder: $packages"
+[ -z "$data" ] || [ -d "$data" ] || usage "--data: no such folder: $data"
+data=${data:-${GDEXT_DATA:-}}
+[ -n "$data" ] || [ ! -d ../shared/data ] || data=../shared/data
+data=${data/#\~\//${HOME:-}/} # as gdext.data does
+data=$(realpath -m "${data:-data}")
+export GDEXT_DATA=$data
+mnist=$data/MNIST/raw
+[ -f "$mnist/train-images-idx3-ubyte" ] || mnist="not in $mnist: 98% is not measured, made-up pixels stand in"
 
 export PYTHONPATH=$PWD${packages:+:$(cd "$packages" && pwd)}${PYTHONPATH:+:$PYTHONPATH}
 # Whoever tries the network all the same fails at once, instead of waiting for it.
@@ -103,6 +114,7 @@ print(torch.cuda.get_device_properties(0))'")
       done
       has_module xdist && workers=(-n 8)
       command=(env GDEXT_REQUIRE_CUDA=1 "$python" -m pytest -q -p no:cacheprovider "${workers[@]}"
+        --junitxml "$out/tests.xml" --durations 20 -rf
         -k 'cuda and not cuda_on_cpu and not cuda_resources' tests)
       ;;
     memcheck | racecheck | initcheck | synccheck)
@@ -112,7 +124,7 @@ print(torch.cuda.get_device_properties(0))'")
       ;;
     targets)
       command=("$python" scripts/benchmark.py --device cuda --quick --out "$out/benchmark/targets"
-        --sections limits targets accuracy --seeds 1 --contestants fused layers eager graph compile jax-scan)
+        --sections accuracy limits targets --seeds 1 --contestants fused layers eager graph compile jax-scan)
       ;;
     benchmark)
       command=("$python" scripts/benchmark.py --device cuda --quick --out "$out/benchmark"
@@ -132,7 +144,8 @@ json_string() {
 rows=()
 write_summary() {
   local IFS=,
-  printf '{"seconds": %d, "passed": %s, "stages": [\n%s\n]}\n' "$SECONDS" "$1" "${rows[*]}" >"$out/summary.json"
+  printf '{"seconds": %d, "passed": %s, "mnist": %s, "stages": [\n%s\n]}\n' \
+    "$SECONDS" "$1" "$(json_string "$mnist")" "${rows[*]}" >"$out/summary.json"
 }
 
 # name limit: runs the stage, and keeps what became of it.
@@ -175,7 +188,7 @@ fi
 
 mkdir -p "$out" || usage "$out cannot be made"
 out=$(cd "$out" && pwd)
-rm -rf "$out/benchmark" "$out"/{benchmark,targets}.{json,md}
+rm -rf "$out/benchmark" "$out"/{benchmark,targets}.{json,md} "$out/tests.xml"
 : >"$out/log.txt"
 all_passed=true SECONDS=0
 for stage in "${STAGES[@]}"; do
@@ -184,6 +197,12 @@ for stage in "${STAGES[@]}"; do
 done
 rm -rf "$out/benchmark"
 write_summary "$all_passed"
-sed -n '/^== targets and results/,/^everything is in/p' "$out/log.txt"
+echo "MNIST: $mnist"
+# As far as they were saved, and what else went wrong; the log ends early where the stage was stopped.
+if [ -f "$out/targets.md" ]; then
+  awk '/^## / { shown = /^## (Targets|Notes)$/ } shown && NF' "$out/targets.md"
+else
+  echo "targets: not measured, nothing was saved (see log.txt)"
+fi
 echo "$SECONDS s; summary.json and log.txt are in $out"
 [ "$all_passed" = true ]

@@ -10,6 +10,20 @@ TINY = Network((6, 5, 5, 3), "relu", "cross_entropy", batches=(2, 3))
 TINY_MSE = Network((6, 5, 3), "tanh", "mse", batches=(2,))
 EFFORT = rounds.Effort(rounds=3, turn=0.0, limit=0.0, flops=2000, samples=4, steps=1)
 
+GPU = {
+    "name": "A Graphics Processor",
+    "compute_capability": "9.0",
+    "driver_version": "580.1",
+    "clocks.max.sm": "1980 MHz",
+}
+LIMITS = {
+    "gpu": "A Graphics Processor",
+    "fma": [{"dtype": "float32", "rate": 6.05e13}],
+    "matrix": [{"kind": "tf32", "rate": 4.2e14}],
+    "bandwidth": [{"bytes": 2**20, "rate": 5e12}],
+    "copy": {"bytes": 2**31, "rate": 2.9e12},
+}
+
 
 def planted_row(**changes) -> Row:
     values = {

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from planted_benchmark import EFFORT, TINY, planted_results, planted_row
 
-from gdext.benchmark import cli, machine, optimizer, results, rounds, tables
+import gdext.optim
+from gdext.benchmark import cli, contestants, machine, optimizer, results, rounds, tables
 from gdext.benchmark.networks import NETWORKS
 from gdext.benchmark.results import Row
 
@@ -92,19 +93,69 @@ def test_a_network_in_bfloat16(tiny):
 @pytest.mark.parametrize(
     "error", [RuntimeError("can't allocate memory:\nso many bytes"), MemoryError()]
 )
-def test_a_section_that_fails_is_a_note_and_the_others_go_on(tiny, monkeypatch, capsys, error):
+def test_a_section_that_fails_is_said_and_the_others_go_on(tiny, monkeypatch, capsys, error):
     def failing(effort, device):
         yield planted_row(section="ops")
         raise error
 
     monkeypatch.setattr(cli.ops, "run", failing)
-    assert cli.main(["--quick", "--sections", "ops", "optimizer", "--out", "o"]) == 0
+    assert cli.main(["--quick", "--sections", "ops", "optimizer", "--out", "o"]) == 3
     content = json.loads(Path("o/benchmark.json").read_text())
     reason = " ".join(str(error).split()) or "MemoryError"
     assert content["notes"] == [f"ops: ended early: {reason}"]
     assert [row["section"] for row in content["rows"]] == ["ops", "optimizer", "optimizer"]
     said = [line for line in capsys.readouterr().err.splitlines() if "benchmark.py" in line]
     assert said == [f"benchmark.py: error: ops: ended early: {reason}"]
+
+
+def test_a_section_that_cannot_be_measured_is_no_fault(tiny, monkeypatch):
+    def unavailable(effort, device):
+        raise rounds.Unavailable("no such thing here")
+        yield
+
+    monkeypatch.setattr(cli.ops, "run", unavailable)
+    assert cli.main(["--quick", "--sections", "ops", "--out", "o"]) == 0
+    assert json.loads(Path("o/benchmark.json").read_text())["notes"] == ["ops: no such thing here"]
+
+
+def climbing(case):
+    return contestants._loop(case, "torch", maximize=True)
+
+
+@pytest.mark.parametrize(("name", "code"), [("layers", 3), ("fused", 3), ("compile", 0)])
+def test_other_work_is_a_fault_where_it_is_of_gdext(tiny, monkeypatch, capsys, name, code):
+    monkeypatch.setitem(contestants.HERE, name, climbing)
+    asked = ["--quick", "--sections", "steps", "--networks", "8-64-64-4", "--batches", "2"]
+    assert cli.main([*asked, "--contestants", name, "eager", "--out", "o"]) == code
+    content = json.loads(Path("o/benchmark.json").read_text())
+    [row] = [Row(**row) for row in content["rows"]]
+    assert set(row.times) == {"eager"} and row.other_work == [name]
+    said = [line for line in capsys.readouterr().err.splitlines() if "benchmark.py" in line]
+    if code == 0:
+        assert not said and not content["notes"]
+    else:
+        [note] = content["notes"]
+        assert f"batch 2: {tables.label(name)} does other work than torch eager: after" in note
+        assert said == [f"benchmark.py: error: {note}"]
+
+
+def test_an_update_that_does_other_work_is_a_fault(tiny, monkeypatch):
+    sgd = gdext.optim.SGD
+    monkeypatch.setattr(gdext.optim, "SGD", lambda params, **own: sgd(params, **{**own, "lr": 1.0}))
+    assert cli.main(["--quick", "--sections", "optimizer", "--out", "o"]) == 3
+    notes = json.loads(Path("o/benchmark.json").read_text())["notes"]
+    assert notes[0] == (
+        "optimizer: 2 x 3, momentum 0: gdext ends at other parameters than torch fused"
+    )
+
+
+def test_a_contestant_that_cannot_take_part_is_no_fault(tiny, monkeypatch):
+    def refusing(case):
+        raise rounds.Unavailable("not here")
+
+    monkeypatch.setitem(contestants.HERE, "layers", refusing)
+    asked = ["--quick", "--sections", "steps", "--networks", "8-64-64-4", "--batches", "2"]
+    assert cli.main([*asked, "--contestants", "layers", "jax-jit", "eager", "--out", "o"]) == 0
 
 
 def test_readme_table():

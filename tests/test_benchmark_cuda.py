@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import cuda_missing
-from planted_benchmark import EFFORT, TINY, TINY_MSE, planted_results, planted_row
+from planted_benchmark import EFFORT, GPU, LIMITS, TINY, TINY_MSE, planted_results, planted_row
 
 from gdext.benchmark import (
     cli,
@@ -14,31 +14,15 @@ from gdext.benchmark import (
     gpu,
     limits,
     networks,
-    optimizer,
     rounds,
     steps,
     tables,
-    targets,
 )
 from gdext.benchmark.networks import LOW_PRECISION, NETWORKS, find
 from gdext.benchmark.precision import PRECISIONS
 from gdext.benchmark.rounds import Unavailable
 
 on_a_gpu = pytest.mark.skipif(cuda_missing() is not None, reason=str(cuda_missing()))
-
-GPU = {
-    "name": "A Graphics Processor",
-    "compute_capability": "9.0",
-    "driver_version": "580.1",
-    "clocks.max.sm": "1980 MHz",
-}
-LIMITS = {
-    "gpu": "A Graphics Processor",
-    "fma": [{"dtype": "float32", "rate": 6.05e13}],
-    "matrix": [{"kind": "tf32", "rate": 4.2e14}],
-    "bandwidth": [{"bytes": 2**20, "rate": 5e12}],
-    "copy": {"bytes": 2**31, "rate": 2.9e12},
-}
 
 
 def cuda_results():
@@ -143,82 +127,6 @@ def test_a_network_in_low_precision():
     assert find("784-512-512-10:mnist:bf16").name == "784-512-512-10:mnist:bf16"
     assert find("784-512-512-10:mnist").precision == "float32"
     assert find("1-2:bf16") is None and find("8-64-64-4:fp8") is None
-
-
-def target_rows():
-    wide = {"batch": 4096, "times": {"fused": [2e-3], "compile": [1.7e-3]}}
-    tf32, bf16 = (
-        planted_row(group=name, precision=find(name).precision, **wide) for name in LOW_PRECISION
-    )
-    bf16.times = {"fused": [2e-3], "compile": [1.9e-3]}
-    middle = planted_row(
-        group="784-512-512-10", batch=128, times={"fused": [1e-4], "graph": [2e-4]}
-    )
-    epoch = planted_row(
-        section="epoch", group="784-512-512-10:mnist", batch=1, times={"fused": [4e-6]}
-    )
-    sgd = planted_row(
-        section="optimizer", group="momentum 0", label="1 x 100,000,000, momentum 0", batch=None,
-        times={"gdext": [1e-3]}, limits={"arithmetic": [1e-5], "traffic": [9.5e-4]},
-    )  # fmt: skip
-    other = planted_row(section="optimizer", group="momentum 0", label="1 x 10, momentum 0")
-    return [planted_row(), other, tf32, bf16, middle, epoch, sgd]
-
-
-def test_targets_against_results():
-    results = {**planted_results(*target_rows()), "device": "cuda"}
-    wide = networks.WIDE
-    assert targets.text(results) == [
-        "an epoch of 60,000 single samples in one call: 0.24 s, wanted 0.5: met "
-        "(limit: arithmetic)",
-        "a step of 784-512-512-10, batch 128, to torch eager's: not measured: eager took no "
-        "part (limit: arithmetic)",
-        "a step of 784-512-512-10, batch 128, to a CUDA graph's: 2 x the speed, wanted 1.5: met "
-        "(limit: arithmetic)",
-        f"a step of {wide}:tf32, batch 4096, to torch.compile's: 0.85 x the speed, wanted 0.9: "
-        "MISSED (limit: arithmetic)",
-        f"a step of {wide}:bf16, batch 4096, to torch.compile's: 0.95 x the speed, wanted 0.9: met "
-        "(limit: arithmetic)",
-        "SGD of 10^8 floats, momentum 0, to the machine's limit: 0.95 x the speed, wanted 0.9: "
-        "met (limit: traffic)",
-        "98% on MNIST, from data on the device: 2 s of training, wanted 0.15: MISSED",
-    ]
-    results["machine"]["gpu"] = GPU
-    results["limits"] = LIMITS
-    report = tables.report(results)
-    assert "## Targets" in report and "float32 (where a row says no other), plain SGD" in report
-    assert f"| {wide}, bf16, batch 4096 |" in report
-
-
-def test_rows_of_the_targets(monkeypatch):
-    """Each target finds its row among those that are measured for it."""
-    monkeypatch.setattr(
-        steps, "measure", lambda case, names, jax, effort: planted_row(
-            group=case.network.name, batch=case.batch, times={n: [1.0] for n in names}
-        ),
-    )  # fmt: skip
-    made = []
-
-    def case_of(network, batch, count, device):
-        made.append((network.name, batch, count, device))
-        return networks.Case(network, batch, count, torch.zeros(1, 1), torch.zeros(1), [])
-
-    monkeypatch.setattr(targets, "make_case", case_of)
-    monkeypatch.setattr(steps, "make_case", case_of)
-    monkeypatch.setattr(
-        optimizer, "_compare", lambda tensors, elements, momentum, effort, device: planted_row(
-            section="optimizer", group=f"momentum {momentum:g}", batch=None,
-            label=f"{tensors:,} x {elements:,}, momentum {momentum:g}", times={"gdext": [1.0]}
-        ),
-    )  # fmt: skip
-    everyone = contestants.of_device("cuda")
-    rows = list(targets.rows(everyone, Unavailable(""), EFFORT, "cuda"))
-    assert ("784-512-512-10:mnist", 1, 60_000, "cuda") in made
-    lines = targets.text({"rows": [vars(row) for row in rows], "accuracy": []})
-    assert len(lines) == len(targets.TARGETS)
-    assert not any("not measured" in line for line in lines)
-    epoch = next(row for row in rows if row.section == "epoch")
-    assert set(epoch.times) == {"fused", "graph", "jax-scan"}
 
 
 class FakeEvent:

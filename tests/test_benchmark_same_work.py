@@ -107,6 +107,7 @@ def test_other_work_in_a_row_is_a_note(rates, monkeypatch):
     effort = rounds.Effort(3, 0.0, 0.0, flops=0, samples=0, steps=200)
     [row] = steps.run([TINY], [2], ["layers", "compile", "eager"], Unavailable(""), effort)
     assert list(row.times) == ["eager"]
+    assert row.other_work == ["layers", "compile"]
     assert "after 64 steps" in row.notes["layers"] and "after 200 steps" in row.notes["compile"]
 
 

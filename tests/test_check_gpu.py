@@ -31,14 +31,19 @@ case "$*" in
   "-c import $LACKS") exit 1 ;;
   "-c import "*) exit 0 ;;
   *build_in_place*) echo "archs $TORCH_CUDA_ARCH_LIST, proxy $https_proxy" >>"$CALLS"; act=$BUILD ;;
-  *"-m pytest"*) act=$TESTS ;;
+  *"-m pytest"*)
+    act=$TESTS
+    while [ "$1" != --junitxml ]; do shift; done
+    echo tested >"$2" ;;
   *sanitizer_selection*) echo "no caching $PYTORCH_NO_CUDA_MEMORY_CACHING" >>"$CALLS" ;;
   *benchmark.py*)
-    case "$*" in
-      *targets*) printf '%s\\n' "== targets and results" "a target: met" "everything is in o" ;;
-    esac
+    echo "data $GDEXT_DATA" >>"$CALLS"
+    case "$*" in *" targets "*) act=$TARGETS ;; esac
+    [ "$act" != nothing ] || exit 1
     while [ "$1" != --out ]; do shift; done
-    mkdir -p "$2"; for name in json md png svg; do echo measured >"$2/benchmark.$name"; done ;;
+    mkdir -p "$2"; for name in json md png svg; do echo measured >"$2/benchmark.$name"; done
+    printf '%s\\n' "" "## Targets" "" "- a target: met" "" "## The machine's limits" "" "much" \\
+      "" "## Notes" "" "- a note" >>"$2/benchmark.md" ;;
 esac
 echo "said by python"
 case "$act" in slow) exec sleep 60 ;; fail) exit 3 ;; esac
@@ -51,6 +56,7 @@ shift 4
 exec "$@"
 """
 RECORDER = '#!/bin/sh\necho "network $0 $*" >>"$CALLS"\nexit 1\n'
+VERDICTS = "## Targets\n- a target: met\n## Notes\n- a note\n"
 
 
 class Machine:
@@ -123,9 +129,63 @@ def test_all_stages_in_order(machine):
     assert [*re.findall(r"^== (\w+) \(", log, re.MULTILINE)] == NAMES
     left = sorted(path.name for path in machine.out.iterdir())
     results = [f"{name}.{kind}" for name in ("benchmark", "targets") for kind in ("json", "md")]
-    assert left == sorted([*results, "log.txt", "summary.json"])
-    assert "== targets and results\na target: met\neverything is in o\n" in done.stdout
-    assert "--sections limits targets accuracy --seeds 1" in calls
+    assert left == sorted([*results, "log.txt", "summary.json", "tests.xml"])
+    assert VERDICTS in done.stdout
+    assert "--sections accuracy limits targets --seeds 1" in calls
+    assert f"--junitxml {machine.out}/tests.xml --durations 20 -rf -k cuda" in calls
+
+
+@pytest.mark.parametrize(("act", "status"), [("fail", "failed"), ("slow", "timed out")])
+def test_targets_are_said_however_their_stage_ended(machine, act, status):
+    machine.edit('"targets 85"', '"targets 1"')
+    done = machine.run(TARGETS=act)
+    assert done.returncode == 1
+    assert machine.statuses() == {**ALL_PASSED, "targets": status}
+    assert VERDICTS in done.stdout
+    assert (machine.out / "targets.json").read_text() == "measured\n"
+
+
+def test_targets_of_which_nothing_was_saved(machine):
+    """What an earlier run left in the same folder is no result of this one."""
+    machine.out.mkdir()
+    (machine.out / "tests.xml").write_text("of another run")
+    (machine.out / "targets.md").write_text("## Targets\n- of another run: met\n")
+    done = machine.run(TARGETS="nothing", LACKS="pytest")
+    assert done.returncode == 1
+    assert not (machine.out / "tests.xml").exists()
+    assert "targets: not measured, nothing was saved (see log.txt)\n" in done.stdout
+    assert "met" not in done.stdout
+
+
+def mnist_in(folder: Path) -> Path:
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").touch()
+    return folder
+
+
+def test_where_the_data_lie(machine, tmp_path):
+    def run(*arguments: str, **environ: str) -> str:
+        machine.calls.unlink(missing_ok=True)
+        done = machine.run(*arguments, **environ)
+        assert done.returncode == 0
+        said = json.loads((machine.out / "summary.json").read_text())["mnist"]
+        assert f"\nMNIST: {said}\n" in done.stdout
+        calls = machine.calls.read_text()
+        [folder] = set(re.findall("^data (.*)", calls, re.MULTILINE))
+        assert said.startswith((f"{folder}/MNIST/raw", f"not in {folder}/MNIST/raw"))
+        return ("not in " if said.startswith("not in ") else "") + folder
+
+    assert run() == f"not in {machine.root}/data"
+    shared, of_user, given = (
+        str(mnist_in(tmp_path / name)) for name in ("shared/data", "of_user", "given")
+    )
+    assert run() == shared
+    assert run(GDEXT_DATA=of_user) == of_user
+    assert run("--data", given, GDEXT_DATA=of_user) == given
+    assert run(GDEXT_DATA="~/given", HOME=str(tmp_path)) == given
+    (tmp_path / "empty").mkdir()
+    assert run("--data", str(tmp_path / "empty")) == f"not in {tmp_path}/empty"
 
 
 def test_a_stage_that_fails_keeps_no_other_from_running(machine):
@@ -218,6 +278,7 @@ def test_dry_run_runs_nothing(machine):
         (["--bogus"], "unrecognized argument: --bogus"),
         (["--packages"], "--packages: wanted a value"),
         (["--packages", "nowhere"], "--packages: no such folder: nowhere"),
+        (["--data", "nowhere"], "--data: no such folder: nowhere"),
         (["a", "b"], "wanted one folder, got a and b"),
     ],
 )

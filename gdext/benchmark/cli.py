@@ -28,9 +28,10 @@ from gdext.benchmark import (
     tables,
     targets,
 )
-from gdext.benchmark.contestants import LABELS, of_device
+from gdext.benchmark.contestants import LABELS, OURS, of_device
 from gdext.benchmark.jax_peer import VARIANTS, JaxPeer
 from gdext.benchmark.networks import FEATURED, NETWORKS, Network
+from gdext.benchmark.results import Row
 from gdext.benchmark.rounds import Unavailable
 from gdext.training.output import write_atomically
 
@@ -44,12 +45,18 @@ DESCRIPTION = """\
 Times gdext beside PyTorch and JAX on the same work, all of them taking turns, and compares each
 with what this machine can do at most. Writes benchmark.json, benchmark.md and a picture."""
 
+EPILOG = """\
+exit codes: 0 measured, whatever came out; 2 something asked for cannot be done; 3 an error ended a
+section early, or gdext did other work than it was compared on: the rest is measured and saved; 130
+stopped by Ctrl-C."""
+FAULTY = 3
+
 Results = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmark on `arguments` (default: the process's own); returns the exit code: 0, or
-    2 after one line on stderr where something asked for cannot be done."""
+    """Runs the benchmark on `arguments` (default: the process's own) and returns its exit code,
+    which `--help` explains."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         chosen = _parse(given)
@@ -59,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plot.draw(results, file.parent)
             tables.rewrite_readme(Path("README.md"), results, file.parent)
         else:
-            _run(chosen, given)
+            return _run(chosen, given)
     except (UsageError, OSError, ValueError) as error:
         print(f"benchmark.py: error: {error}", file=sys.stderr)
         return 2
@@ -79,7 +86,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="benchmark.py", description=DESCRIPTION, allow_abbrev=False)
+    parser = _Parser(
+        prog="benchmark.py", description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
+    )
 
     def several(name: str, choices: Sequence[str], help: str) -> None:
         parser.add_argument(
@@ -88,7 +97,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         )  # fmt: skip
 
     several("sections", SECTIONS, "what to measure; unless given all but targets (with --quick "
-            "neither memory nor accuracy)")  # fmt: skip
+            "neither memory nor accuracy); beside targets, accuracy is of gdext alone")  # fmt: skip
     several("contestants", [*LABELS], "who trains; all unless given")
     cores = machine.cores()
     add = parser.add_argument
@@ -149,12 +158,15 @@ def _network(name: str) -> Network:
     return found
 
 
-def _run(chosen: argparse.Namespace, given: list[str]) -> None:
+def _run(chosen: argparse.Namespace, given: list[str]) -> int:
+    """The exit code. Whatever goes wrong in a section is in results["notes"], and is no reason not
+    to measure the others."""
     if chosen.device == "cuda" and (reason := gpu.missing()):
         raise UsageError(f"--device cuda: {reason}")
     folder = Path(chosen.out)
     folder.mkdir(parents=True, exist_ok=True)
     machine.use_cores(chosen.threads)
+    faulty = False
     with ExitStack() as stack:
         jax = _start_jax(chosen, stack)
         results: Results = {
@@ -187,13 +199,27 @@ def _run(chosen: argparse.Namespace, given: list[str]) -> None:
                 note = f"{section}: ended early: {reason}"
                 print(f"benchmark.py: error: {note}", file=sys.stderr)
                 results["notes"].append(note)
+                faulty = True
             finally:
                 _save(results, folder)
     plot.draw(results, folder)
     print("\n".join(tables.disturbances(results)))
     if tables.on_cuda(results):
         print("\n".join(["== targets and results", *targets.text(results)]))
+    for row in results["rows"]:
+        for fault in _faults(Row(**row)):
+            faulty = True
+            print(f"benchmark.py: error: {fault}", file=sys.stderr)
     print(f"everything is in {folder}")
+    return FAULTY if faulty else 0
+
+
+def _faults(row: Row) -> list[str]:
+    """A refused competitor is one fewer to compare with; gdext refused is a fault of gdext's."""
+    refused = [name for name in row.other_work if name in OURS]
+    return [
+        f"{row.section}: {row.label}: {tables.label(name)} {row.notes[name]}" for name in refused
+    ]
 
 
 def _measure(
@@ -215,8 +241,15 @@ def _measure(
             results["memory"].append(peaks)
             print(tables.memory_text(peaks), flush=True)
     elif section == "accuracy":
-        for run in accuracy.run(contestants, chosen.seeds, chosen.threads, chosen.device):
+        who = targets.OF_ACCURACY if "targets" in chosen.sections else contestants
+        for run in accuracy.run(
+            [name for name in who if name in contestants],
+            chosen.seeds,
+            chosen.threads,
+            chosen.device,
+        ):
             results["accuracy"].append(run)
+            _save(results, Path(chosen.out))
             print(tables.accuracy_text(run), flush=True)
     else:
         rows = {
@@ -239,6 +272,7 @@ def _measure(
             results["notes"].append(f"The MNIST pixels are {networks.mnist().source}.")
         for row in rows():
             results["rows"].append(asdict(row))
+            results["notes"] += _faults(row)
             _save(results, Path(chosen.out))  # whatever ends this process
             print(tables.row_text(row), flush=True)
 
@@ -265,6 +299,8 @@ def _command(given: list[str]) -> str:
 
 
 def _save(results: Results, folder: Path) -> None:
+    if tables.on_cuda(results):
+        results["targets"] = [verdict._asdict() for verdict in targets.verdicts(results)]
     text = json.dumps(results, indent=1)
     write_atomically(folder / JSON, lambda file: file.write(f"{text}\n".encode()))
     report = tables.report(results)

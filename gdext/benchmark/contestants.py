@@ -28,6 +28,9 @@ LABELS = {
     "jax-scan": "JAX scan",
 }
 
+# gdext's own, by the names they have in rows of every section.
+OURS = ("fused", "fused-step", "layers", "layers-graph", "gdext")
+
 
 @dataclass
 class Contestant:

@@ -67,6 +67,7 @@ def _compare(
         bytes=FLOAT * moved * total,
     )
     row.notes = other_work(params, contestants)
+    row.other_work = [*row.notes]
     timers = {
         name: timer(sgd.step, device) for name, sgd in contestants.items() if name not in row.notes
     }

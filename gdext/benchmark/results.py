@@ -10,7 +10,7 @@ from typing import NamedTuple
 QUIET = 1.15
 
 # The contestant that the others' speed is given in multiples of.
-BASELINE = {"steps": "eager", "epoch": "graph", "ops": "torch", "optimizer": "torch fused"}
+BASELINE = {"steps": "eager", "epoch": "fused", "ops": "torch", "optimizer": "torch fused"}
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Row:
     times: seconds that the work took each contestant, one number for each round.
     limits: seconds that it would take the machine at its peak of multiply-adds in that precision
     ("arithmetic") and at its memory bandwidth ("traffic"), both measured anew in each round.
-    notes: why a contestant has no times.
+    notes: why a contestant has no times. other_work: those of them that were left out because they
+    did other work than the rest.
     """
 
     section: str
@@ -37,6 +38,7 @@ class Row:
     times: dict[str, list[float]] = field(default_factory=dict)
     limits: dict[str, list[float]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    other_work: list[str] = field(default_factory=list)
 
 
 class Spread(NamedTuple):

@@ -27,6 +27,10 @@ class Unavailable(Exception):
     """A contestant cannot take part, or no longer; the message says why."""
 
 
+class OtherWork(Unavailable):
+    """A contestant does not do the work that it is compared on: where it is gdext's, a fault."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How long to measure: `rounds`, turns of at least `turn` seconds, limits for `limit` seconds.

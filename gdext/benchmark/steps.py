@@ -13,7 +13,7 @@ from gdext.benchmark.jax_peer import JaxPeer
 from gdext.benchmark.networks import Case, Network, make_case
 from gdext.benchmark.precision import PRECISIONS, in_force
 from gdext.benchmark.results import Row
-from gdext.benchmark.rounds import Effort, Timer, Unavailable
+from gdext.benchmark.rounds import Effort, OtherWork, Timer, Unavailable
 
 MOST_STEPS = 2048  # of a turn; the check of a whole turn takes them in Python
 
@@ -46,7 +46,7 @@ def measure(case: Case, contestants: list[str], jax: JaxPeer | Unavailable, effo
         network.precision,
     )
     with in_force(network.precision):
-        timers = _timers(case, contestants, jax, row.notes)
+        timers = _timers(case, contestants, jax, row)
         rounds.measure(row, timers, network.working_set, effort, case.device)
     # A turn has many steps; a row is about one.
     row.times = {k: [t / case.steps for t in v] for k, v in row.times.items()}
@@ -61,7 +61,7 @@ def steps_of_turn(network: Network, batch: int, effort: Effort) -> int:
 
 
 def _timers(
-    case: Case, contestants: list[str], jax: JaxPeer | Unavailable, notes: dict[str, str]
+    case: Case, contestants: list[str], jax: JaxPeer | Unavailable, row: Row
 ) -> dict[str, Timer]:
     reference = eager(case)
     checks = [Check(case, s, reference.end(s), tolerance) for s, tolerance in to_check(case)]
@@ -81,7 +81,9 @@ def _timers(
                 check_end(end(check.steps), check)
             timers[name] = timer
         except Unavailable as error:
-            notes[name] = str(error)
+            row.notes[name] = str(error)
+            if isinstance(error, OtherWork):
+                row.other_work.append(name)
     return timers
 
 
@@ -109,7 +111,7 @@ def to_check(case: Case) -> list[tuple[int, float]]:
 def check_end(parameters: list[Tensor], check: Check) -> None:
     """
     Raises:
-        Unavailable: a contestant's parameters ended elsewhere than torch eager's: it did other
+        OtherWork: a contestant's parameters ended elsewhere than torch eager's: it did other
             work, and its times would say nothing.
     """
     triples = zip(parameters, check.parameters, check.case.initial, strict=True)
@@ -117,7 +119,7 @@ def check_end(parameters: list[Tensor], check: Check) -> None:
         off = float((got.double() - wanted.double()).norm())
         way = float((wanted.double() - initial.double()).norm())
         if not off <= check.tolerance * way:
-            raise Unavailable(
+            raise OtherWork(
                 f"does other work than torch eager: after {check.steps} steps parameter {i} is off "
                 f"by {off:.2g}, torch eager's moved by {way:.2g}"
             )

@@ -130,8 +130,8 @@ def report(results: dict[str, Any]) -> str:
         if results[key]:
             parts += [f"## {heading}", "\n".join(f"- {text(row)}" for row in results[key])]
     parts += accuracy_summary(results)
-    if on_cuda(results) and (reached := targets.text(results)):
-        parts += ["## Targets", "\n".join(f"- {line}" for line in reached)]
+    if on_cuda(results):
+        parts += ["## Targets", "\n".join(f"- {line}" for line in targets.text(results))]
     if results["limits"]:
         parts += ["## The machine's limits", f"```\n{limits_text(results['limits'])}\n```"]
     notes = [*results["notes"], *disturbances(results)]
