@@ -361,6 +361,9 @@ OP_FAULTS |= {
     "wgmma: blocks that do not wait for each other's sums": _gemm(
         "wgmma", "ptx::cluster_sync();\n    add_up_rows", "__syncthreads();\n    add_up_rows"
     ),
+    "wgmma: a block leaves while others read its sums": _gemm(
+        "wgmma", "  if (share.blocks > 1) ptx::cluster_sync();  // none", "  // none"
+    ),
     "wgmma: rows finished with what was read for another": _gemm(
         "rows", "finish(m, n, value, read[i])", "finish(m, n, value, read[i / 2 * 2])", dtype="bf16"
     ),

@@ -15,7 +15,7 @@ namespace {
 Thread* current = nullptr;
 const std::function<void()>* kernel_of_thread;
 Grid the_grid;
-std::mt19937 random_numbers;
+std::mt19937 random_numbers, random_poison;  // apart: the poison leaves the schedule as it is
 
 // How far threads may drift apart; drawn for each group of blocks that run together.
 enum class Manner {
@@ -230,7 +230,10 @@ Thread& running() {
 Grid& grid() { return the_grid; }
 std::mt19937& schedule() { return random_numbers; }
 bool one_in(unsigned n) { return random_numbers() % n == 0; }
-void seed(unsigned value) { random_numbers.seed(value); }
+void seed(unsigned value) {
+  random_numbers.seed(value);
+  random_poison.seed(value);
+}
 
 std::string place_of(const Thread& thread) {
   return "thread " + text_of(place_in(thread.index, blockDim)) + " of block " +
@@ -275,6 +278,7 @@ void run_grid(const LaunchShape& shape, const void* kernel, const std::function<
   static std::vector<std::unique_ptr<Block>> blocks;
 
   kernel_of_thread = &thread;
+  poison = random_poison() % 2 ? kFinitePoison : kPoison;
   gridDim = shape.grid;
   blockDim = shape.block;
   const size_t block_threads = shape.block.x * shape.block.y * shape.block.z;
