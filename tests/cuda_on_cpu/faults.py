@@ -373,6 +373,9 @@ OP_FAULTS |= {
         "    if (step < 0) ptx::mbarrier_wait(",
         says="gemm",
     ),
+    "wgmma, tf32: a warp that tells of pieces that not all of it have stored": _gemm(
+        "wgmma_tf32", "    __syncwarp();        // and the others of its warp\n", ""
+    ),
     "wgmma, tf32: the wrong step along k": _gemm("wgmma", "part * 32", "part * 16"),
     "wgmma, tf32: pieces that are not transposed": _gemm(
         "wgmma_tf32",

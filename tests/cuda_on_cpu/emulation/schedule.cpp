@@ -10,6 +10,9 @@
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
+
+bool leave_warp = false;
+
 namespace {
 
 Thread* current = nullptr;
@@ -65,7 +68,8 @@ void run_until_it_waits(Thread& thread) {
   current = nullptr;
 }
 
-// Runs the warp's ready threads, in a random order; whether there were any.
+// Runs the warp's ready threads, in a random order, up to one that leaves it; whether there were
+// any.
 bool run_warp(Block& block, int begin) {
   const int lanes = std::min<int>(warpSize, block.threads.size() - begin);
   std::array<int, warpSize> order;
@@ -81,7 +85,9 @@ bool run_warp(Block& block, int begin) {
     }
     if (thread.waiting != Waiting::nothing) continue;
     any = true;
+    leave_warp = false;
     run_until_it_waits(thread);
+    if (leave_warp) break;
   }
   return any;
 }
@@ -127,7 +133,7 @@ bool run_block(Block& block, std::vector<int>& warps, Manner manner) {
     bool went_on = run_warp(block, warps[w]);
     any |= went_on;
     // A warp that polls memory could go on for ever.
-    for (int turns = 0; turns < 100 && went_on && manner != Manner::in_step; ++turns)
+    for (int turns = 0; turns < 100 && went_on && !leave_warp && manner != Manner::in_step; ++turns)
       went_on = run_warp(block, warps[w]);
   }
   return any;
