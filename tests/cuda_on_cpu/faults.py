@@ -361,6 +361,9 @@ OP_FAULTS |= {
     "wgmma: blocks that do not wait for each other's sums": _gemm(
         "wgmma", "ptx::cluster_sync();\n    add_up_rows", "__syncthreads();\n    add_up_rows"
     ),
+    "wgmma: a block leaves while others read its sums": _gemm(
+        "wgmma", "  if (share.blocks > 1) ptx::cluster_sync();  // none", "  // none"
+    ),
     "wgmma: rows finished with what was read for another": _gemm(
         "rows", "finish(m, n, value, read[i])", "finish(m, n, value, read[i / 2 * 2])", dtype="bf16"
     ),
@@ -369,6 +372,9 @@ OP_FAULTS |= {
         "    if (step >= Tile::kStages) ptx::mbarrier_wait(",
         "    if (step < 0) ptx::mbarrier_wait(",
         says="gemm",
+    ),
+    "wgmma, tf32: a warp that tells of pieces that not all of it have stored": _gemm(
+        "wgmma_tf32", "    __syncwarp();        // and the others of its warp\n", ""
     ),
     "wgmma, tf32: the wrong step along k": _gemm("wgmma", "part * 32", "part * 16"),
     "wgmma, tf32: pieces that are not transposed": _gemm(

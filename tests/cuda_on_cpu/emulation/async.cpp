@@ -47,7 +47,7 @@ void async_copy(void* shared, const void* global, size_t bytes, size_t bytes_rea
   if (bytes_read > bytes) fail("cp.async reads more than it writes", where);
   check_shared(shared, bytes, bytes, "cp.async to", where);
   if (bytes_read) check_global(global, bytes_read, bytes, "cp.async from", where);
-  memset(shared, kPoison, bytes);
+  memset(shared, poison, bytes);
   running().copies.issue([=] {
     memset(shared, 0, bytes);
     if (bytes_read) memcpy(shared, global, bytes_read);
@@ -62,13 +62,14 @@ namespace {
 // An mbarrier's 64 bits; PTX leaves them to the hardware.
 struct Mbarrier {
   static constexpr int kCountBits = 20;
-  static constexpr uint64_t kMark = 1;  // tells it from poison and from zeros
+  static constexpr uint64_t kMark = 2;  // tells it from either poison and from zeros
 
   uint64_t phase : 1 = 0, expected : kCountBits = 0, pending : kCountBits = 0;
   int64_t bytes : kCountBits + 1 = 0;  // still to come
   uint64_t mark : 2 = kMark;
 };
 static_assert(sizeof(Mbarrier) == sizeof(uint64_t));
+static_assert(kPoison >> 6 != Mbarrier::kMark && kFinitePoison >> 6 != Mbarrier::kMark);
 
 Mbarrier load(const uint64_t* barrier, const char* what, Where where) {
   check_shared(barrier, 8, 8, what, where);
@@ -103,7 +104,12 @@ void mbarrier_arrive(uint64_t* barrier, unsigned bytes_to_come, Where where) {
   state.bytes += bytes_to_come;
   --state.pending;
   store(barrier, state);
-  maybe_yield("mbarrier.arrive", where);
+  // What it tells others of may be seen before the other lanes of its warp go on.
+  leave_warp = one_in(4);
+  if (leave_warp)
+    wait_for(Waiting::nothing, "mbarrier.arrive", where);
+  else
+    maybe_yield("mbarrier.arrive", where);
 }
 
 bool mbarrier_test(const uint64_t* barrier, unsigned parity, Where where) {
@@ -124,7 +130,7 @@ void bulk_load(void* shared, const void* global, unsigned bytes, uint64_t* barri
 void bulk_copy(void* shared, size_t bytes, uint64_t* barrier, Where where,
                std::function<void()> copy) {
   load(barrier, "cp.async.bulk", where);
-  memset(shared, kPoison, bytes);
+  memset(shared, poison, bytes);
   running().block->copies.push_back({std::move(copy), bytes, barrier, one_in(2)});
 }
 

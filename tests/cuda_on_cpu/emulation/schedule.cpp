@@ -10,12 +10,15 @@
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulation {
+
+bool leave_warp = false;
+
 namespace {
 
 Thread* current = nullptr;
 const std::function<void()>* kernel_of_thread;
 Grid the_grid;
-std::mt19937 random_numbers;
+std::mt19937 random_numbers, random_poison;  // apart: the poison leaves the schedule as it is
 
 // How far threads may drift apart; drawn for each group of blocks that run together.
 enum class Manner {
@@ -65,7 +68,8 @@ void run_until_it_waits(Thread& thread) {
   current = nullptr;
 }
 
-// Runs the warp's ready threads, in a random order; whether there were any.
+// Runs the warp's ready threads, in a random order, up to one that leaves it; whether there were
+// any.
 bool run_warp(Block& block, int begin) {
   const int lanes = std::min<int>(warpSize, block.threads.size() - begin);
   std::array<int, warpSize> order;
@@ -81,7 +85,9 @@ bool run_warp(Block& block, int begin) {
     }
     if (thread.waiting != Waiting::nothing) continue;
     any = true;
+    leave_warp = false;
     run_until_it_waits(thread);
+    if (leave_warp) break;
   }
   return any;
 }
@@ -127,7 +133,7 @@ bool run_block(Block& block, std::vector<int>& warps, Manner manner) {
     bool went_on = run_warp(block, warps[w]);
     any |= went_on;
     // A warp that polls memory could go on for ever.
-    for (int turns = 0; turns < 100 && went_on && manner != Manner::in_step; ++turns)
+    for (int turns = 0; turns < 100 && went_on && !leave_warp && manner != Manner::in_step; ++turns)
       went_on = run_warp(block, warps[w]);
   }
   return any;
@@ -230,7 +236,10 @@ Thread& running() {
 Grid& grid() { return the_grid; }
 std::mt19937& schedule() { return random_numbers; }
 bool one_in(unsigned n) { return random_numbers() % n == 0; }
-void seed(unsigned value) { random_numbers.seed(value); }
+void seed(unsigned value) {
+  random_numbers.seed(value);
+  random_poison.seed(value);
+}
 
 std::string place_of(const Thread& thread) {
   return "thread " + text_of(place_in(thread.index, blockDim)) + " of block " +
@@ -275,6 +284,7 @@ void run_grid(const LaunchShape& shape, const void* kernel, const std::function<
   static std::vector<std::unique_ptr<Block>> blocks;
 
   kernel_of_thread = &thread;
+  poison = random_poison() % 2 ? kFinitePoison : kPoison;
   gridDim = shape.grid;
   blockDim = shape.block;
   const size_t block_threads = shape.block.x * shape.block.y * shape.block.z;

@@ -87,6 +87,9 @@ struct Grid {
   std::vector<Thread*> waiting;
 };
 
+// The thread that runs wants other warps to have their turn when it waits, before its warp's others.
+extern bool leave_warp;
+
 Thread& running();
 Grid& grid();
 std::mt19937& schedule();

@@ -20,6 +20,9 @@
 #endif
 
 namespace emulation {
+
+int poison = kPoison;
+
 namespace {
 
 constexpr size_t kRedZone = 1024;  // a multiple of the strictest alignment, that of wgmma's tiles
@@ -94,7 +97,7 @@ const Variable* variable_at(const void* address) {
 }
 
 void poison_statics() {
-  for (const Variable& variable : symbols().shared) memset(variable.at, kPoison, variable.bytes);
+  for (const Variable& variable : symbols().shared) memset(variable.at, poison, variable.bytes);
 }
 
 }  // namespace
@@ -125,15 +128,15 @@ void SharedMemory::prepare(size_t dynamic_bytes, bool alone) {
 }
 
 void SharedMemory::start() {
-  memset(dynamic_, kPoison, dynamic_bytes_);
+  memset(dynamic_, poison, dynamic_bytes_);
   if (alone_)
     poison_statics();
   else
-    std::fill(statics_.begin(), statics_.end(), kPoison);
+    std::fill(statics_.begin(), statics_.end(), poison);
 }
 
 bool SharedMemory::untouched() const {
-  const auto poisoned = [](unsigned char byte) { return byte == kPoison; };
+  const auto poisoned = [](unsigned char byte) { return byte == poison; };
   return std::all_of(dynamic_, dynamic_ + dynamic_bytes_, poisoned) &&
          std::all_of(statics_.begin(), statics_.end(), poisoned);
 }
@@ -159,7 +162,7 @@ void SharedMemory::swap_out() {
 }
 
 void SharedMemory::end() {
-  memset(dynamic_, kPoison, dynamic_bytes_);
+  memset(dynamic_, poison, dynamic_bytes_);
   if (!alone_) poison_statics();
 }
 

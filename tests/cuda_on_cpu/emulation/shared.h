@@ -11,7 +11,11 @@
 
 namespace emulation {
 
-constexpr int kPoison = 0xff;  // bytes of it: NaN in every floating-point type, -1 in integers
+// What nobody has written is full of bytes 0xff: NaN in every floating-point type, -1 in integers.
+// Shared memory, in some launches, of 0x4b instead, large numbers in most types: kernels that make
+// anew what is not finite would mend a NaN.
+constexpr int kPoison = 0xff, kFinitePoison = 0x4b;
+extern int poison;  // of shared memory, in this launch
 
 class SharedMemory {
  public:
