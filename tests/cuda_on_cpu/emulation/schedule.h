@@ -87,7 +87,8 @@ struct Grid {
   std::vector<Thread*> waiting;
 };
 
-// The thread that runs wants other warps to have their turn when it waits, before its warp's others.
+// The thread that runs wants other warps to have their turn when it waits, before its warp's
+// others.
 extern bool leave_warp;
 
 Thread& running();
