@@ -12,6 +12,7 @@ import gdext
 
 SGD = [
     {"lr": 0.1},
+    {"lr": 0.001, "maximize": True},
     {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
     {"lr": 0.001, "momentum": 0.8, "dampening": 0.3, "maximize": True},
 ]

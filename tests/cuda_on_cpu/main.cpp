@@ -15,6 +15,7 @@ namespace gdext::test {
 
 template <class T>
 void test_gemm();
+void test_gemm_choice();
 void test_peak();
 void test_mlp_resident();
 void test_mlp_runs();
@@ -95,6 +96,7 @@ bool run(const std::string& dtype, const std::string& op) {
   with_dtype_named(dtype, [&](auto element) {
     auto tests = op_tests<decltype(element)>();
     tests.push_back({"gemm", test_gemm<decltype(element)>});
+    tests.push_back({"gemm choice", test_gemm_choice});
     tests.push_back({"launch", test_launch});
     tests.push_back({"sgd launches", test_sgd_launches});
     tests.push_back({"peak", test_peak});

@@ -161,6 +161,10 @@ void test_plans() {
   check_plan("784-512-512-10, batch 8", mnist, 8, 0, 128, true);
   check_plan("784-512-512-10 with momentum", mnist, 1, 0.9, 128, true);
   check_plan("8-64-64-4", {8, 64, 64, 4}, 8, 0.9, 1, false);
+  // Those of tests/sanitizer_selection.py.
+  check_plan("9-5", {9, 5}, 1, 0.5, 1, false);
+  check_plan("33-200-130-7", {33, 200, 130, 7}, 3, 0.5, 16, false);
+  check_plan("33-20-7, batch 17", {33, 20, 7}, 17, 0.5, 0, false);
   check_plan("784-1024-1024-1024-1024-10", {784, 1024, 1024, 1024, 1024, 10}, 1, 0, 128, true);
   check_plan("30000-1000-10", {30000, 1000, 10}, 1, 0, 0, false);
   check_plan("batch 9", mnist, 9, 0, 0, false);

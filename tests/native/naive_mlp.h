@@ -16,6 +16,7 @@ struct MlpCase {
   bool bytes, ordered, biased, transposed, momentum, first, weighted, sparse;
   MlpForm form = MlpForm::best;  // cuda
   int blocks = 0;
+  bool plain = false, maximize = false;  // plain: p -= lr g, without momentum and all the rest
 };
 
 template <class T>
@@ -84,6 +85,7 @@ struct MlpProblem {
     return l + 1 < layers.size() ? c.hidden : Activation::identity;
   }
   MlpGroup group(int g) const {
+    if (c.plain) return {0, 0, 0, false, c.maximize};
     return {c.momentum ? 0.75 : 0, g ? 0.25 : 0, g ? 0 : 0.03125, g == 1, g == 1};
   }
 

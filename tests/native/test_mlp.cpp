@@ -243,7 +243,8 @@ void check(const MlpCase& c) {
   begin_case("mlp", sizes.str(), "B", c.B, "samples", c.samples, "hidden", int(c.hidden), "loss",
              int(c.loss), "reduction", int(c.reduction), "threads", c.threads, "bytes", c.bytes,
              "ordered", c.ordered, "biased", c.biased, "transposed", c.transposed, "momentum",
-             c.momentum, "first", c.first, "weighted", c.weighted, "sparse", c.sparse);
+             c.momentum, "first", c.first, "weighted", c.weighted, "sparse", c.sparse, "plain",
+             c.plain, "maximize", c.maximize);
   MlpTest<T> test(c);
   test.check_step();
   test.check_gradients();
@@ -330,6 +331,12 @@ void test_mlp_resident() {
   on(MlpForm::grid, 3, {40, 90, 12}, pick<int64_t>({4, 7}), any());
   on(MlpForm::grid, 5, {18, 35, 17, 33, 2}, 1, any());
   on(MlpForm::cluster, 16, {9, 40, 21, 5}, pick<int64_t>({1, 2}), any());
+  for (const bool maximize : {false, true}) {
+    MlpCase c = any_case({18, 35, 9}, pick<int64_t>({1, 3}), 3, any());
+    c.form = MlpForm::cluster, c.blocks = 2;
+    c.momentum = false, c.plain = true, c.maximize = maximize;
+    check<float>(c);
+  }
 }
 
 GDEXT_TEST_FOR_ALL_DTYPES(test_mlp)
