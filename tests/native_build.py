@@ -65,8 +65,13 @@ def compile_objects(
     return objects
 
 
-def link(objects: Sequence[Path], driver: Path, flags: Sequence[object] = ()) -> Path:
-    succeed(["g++", *flags, *objects, "-o", driver, "-pthread"])
+def link(
+    objects: Sequence[Path],
+    driver: Path,
+    flags: Sequence[object] = (),
+    libraries: Sequence[object] = (),
+) -> Path:
+    succeed(["g++", *flags, *objects, "-o", driver, "-pthread", *libraries])
     return driver
 
 

@@ -5,9 +5,11 @@ Faults planted in copies of the kernels show that the comparison finds them.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,17 +17,25 @@ import pytest
 from native_build import CSRC, TESTS, compile_objects, folder_of_this_run, link, run, succeed
 from native_build import missing as missing_compiler
 
+import gdext
+
 DRIVER = TESTS / "cuda_on_cpu"
 OPS = TESTS / "native"
 PRIMITIVES = DRIVER / "primitives"
 
 sys.path.insert(0, str(DRIVER))
+sys.path.insert(0, str(TESTS.parent / "scripts"))
+from build_support.environment import find_torch  # noqa: E402
+from build_support.ninja_build import TORCH_TARGET_VERSION, Plan, config_flags  # noqa: E402
 from faults import OP_FAULTS, PRIMITIVE_FAULTS, READ_BEYOND, OpFault  # noqa: E402
 
 # -O1 compiles faster than -O2 by more than it runs slower. The vector types' alignment is checked
 # in every build.
 SANITIZE = ["-fsanitize=alignment", "-fno-sanitize-recover=all"]
 ALL_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"]
+# Local arrays have bounds that UBSan checks: AddressSanitizer's red zones around them take a third
+# of the compilation.
+ALL_SANITIZERS += ["--param=asan-stack=0"]
 COMPILE = [
     "-x",
     "c++",
@@ -35,18 +45,26 @@ COMPILE = [
     "-DGDEXT_BACKEND=cuda",
     f"-I{DRIVER}",
     f"-I{OPS}",
+    # The kernels are linked into a library, too, for Python.
+    "-fPIC",
+    "-fvisibility=hidden",
 ]
 # The emulation is compiled well, and where it only runs threads and multiplies fragments, whose
 # addresses it checks itself, not instrumented: it is not what is tested.
 RUNS_THREADS = ("barriers", "fiber", "products", "schedule")
 FAST = ["-O2", "-fno-sanitize=undefined"]
-UNINSTRUMENTED = [
-    f"--param={name}=0"
-    for name in ("asan-instrument-reads", "asan-instrument-writes", "asan-stack")
-]
+UNINSTRUMENTED = ["--param=asan-instrument-reads=0", "--param=asan-instrument-writes=0"]
 TRAP_EXIT_CODE = 77  # kTrapExitCode in emulation.h
 # peak.cu, which the CPU has no twin of, beside main.cpp; the forms of mlp.cu with it.
 TESTED_ELSEWHERE = {"peak", "mlp_layers", "mlp_resident"}
+# The suites that run in Python with the CUDA kernels under them (cuda_on_cpu/module/suites.py).
+SUITES = {
+    "layers": ["activation", "linear", "linear_edges", "layers"],
+    "losses": ["mse", "cross_entropy", "cross_entropy_edges"],
+    "optimizer": ["sgd_op", "sgd", "sgd_state", "sgd_training", "pytorch_sgd"],
+    "trainer": ["mlp_op", "fused", "fused_arguments", "fused_errors", "fused_state"],
+    "trainer's forms": ["fused_devices"],
+}
 CPP_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat16", "f16": "float16"}
 DTYPES = [*CPP_TYPES]
 
@@ -127,6 +145,29 @@ class Build:
         return link([*faulty, *kept, *self.emulation], folder / "driver", self.sanitize)
 
 
+    def module(self, package: Path, shared: Path) -> None:
+        """The Python package in `package`, with these kernels and none of the CPU's."""
+        torch = find_torch()
+        plan = Plan(gdext.__version__, CSRC.parent, torch, ["g++"], None, ())
+        # No Python threads' pool, which is the CPU kernels'.
+        sources = [*{*(CSRC / "torch").glob("*.cpp")} - {CSRC / "torch" / "parallel.cpp"}]
+        sources += (DRIVER / "module").glob("*.cpp")
+        flags = ["-DGDEXT_CUDA=1", "-isystem", torch.include_dir, *config_flags(plan)]
+        flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", "-DTORCH_STABLE_ONLY"]
+        (folder := package / "torch").mkdir(parents=True)
+        objects = self.compile(sources, [f"-I{CSRC}", *flags], folder, shared)
+        kernels = [obj for obj in self.ops if obj.name.endswith(".cu.o")]
+        source = Path(gdext.__file__).parent
+        compiled = shutil.ignore_patterns("*.so", "__pycache__")
+        copy = shutil.copytree(source, package / "gdext", ignore=compiled)
+        link(
+            [*objects, *kernels, *self.emulation],
+            copy / "_C.abi3.so",
+            ["-shared", *self.sanitize],
+            [f"-L{torch.library_dir}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu"],
+        )
+
+
 def make_build(name: str, sanitize: list[str], tmp_path_factory) -> Build:
     shared = folder_of_this_run(tmp_path_factory) / f"{name}_objects"
     return Build(tmp_path_factory.mktemp(name), sanitize, shared)
@@ -140,6 +181,13 @@ def build(tmp_path_factory) -> Build:
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory) -> Build:
     return make_build("cuda_on_cpu_sanitized", ALL_SANITIZERS, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def module(build, tmp_path_factory) -> Path:
+    package = tmp_path_factory.mktemp("cuda_on_cpu_module")
+    build.module(package, folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_module_objects")
+    return package
 
 
 def check_op(driver: Path, dtype: str, seed: int, *op: str) -> None:
@@ -169,6 +217,23 @@ def test_every_op(build, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_op_under_sanitizers(sanitized, dtype):
     check_op(sanitized.ops_driver, dtype, 1)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_of_python_s(name, module, tmp_path):
+    files = [TESTS / f"test_{suite}.py" for suite in SUITES[name]]
+    # What the emulation says of an error it prints as it ends the process.
+    options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "-p", "suites"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *files],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{module}{os.pathsep}{DRIVER / 'module'}"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^\d{2,} passed", done.stdout.splitlines()[-1]), done.stdout
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])

@@ -1,5 +1,5 @@
 // From checked arguments to a backend: the CPU's, or the CUDA one on the tensor's device and
-// PyTorch's current stream of that device.
+// PyTorch's current stream of that device. (tests/cuda_on_cpu has a stand-in for this file.)
 #pragma once
 #include <torch/csrc/stable/accelerator.h>
 
@@ -22,6 +22,9 @@ inline bool torch_has_cuda() {
   return false;
 #endif
 }
+
+// Whether it is the CUDA kernels that compute on a tensor.
+inline bool runs_on_cuda(const Tensor& t) { return t.is_cuda(); }
 
 // Whether PyTorch's settings let products of float32 on CUDA round their operands to tf32
 // (tf32.cpp).
@@ -48,7 +51,7 @@ using Kernel = void (*)(const Args&, Context);
 template <class Args>
 void run(const Tensor& like, const Args& args, Kernel<Args> on_cpu,
          [[maybe_unused]] Kernel<Args> on_cuda) {
-  if (like.is_cpu()) {
+  if (!runs_on_cuda(like)) {
     on_cpu(args, {});
     return;
   }

@@ -81,7 +81,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward(Tensor dy, OptionalTensor sav
     check_like(*saved, "saved", dy, "dy");
     check_shape(*saved, "saved", dy.sizes(), "that of dy");
     args.s = as_matrix(*saved);
-    dz = dy.is_cpu() ? empty(dy.sizes(), accumulation_dtype(dy), dy) : empty(dy.sizes(), dy);
+    dz = runs_on_cuda(dy) ? empty(dy.sizes(), dy) : empty(dy.sizes(), accumulation_dtype(dy), dy);
     args.dz = dz->mutable_data_ptr();
   }
   if (wanted[0]) {

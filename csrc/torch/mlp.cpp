@@ -89,11 +89,11 @@ void check_samples(const MlpArgs& args, int64_t begin, int64_t end, int64_t N) {
 // The kernels of the parameters' device.
 #if GDEXT_CUDA
 MlpSizes sizes_of(const MlpArgs& args, const Tensor& param) {
-  if (param.is_cpu()) return cpu::mlp_sizes(args);
+  if (!runs_on_cuda(param)) return cpu::mlp_sizes(args);
   return with_cuda(param, [&](Context) { return cuda::mlp_sizes(args); });
 }
 int64_t run_steps(const MlpArgs& args, const Tensor& param) {
-  if (param.is_cpu()) return cpu::mlp(args, {});
+  if (!runs_on_cuda(param)) return cpu::mlp(args, {});
   return with_cuda(param, [&](Context context) { return cuda::mlp(args, context); });
 }
 void check_samples_on_cuda(const MlpArgs& args, int64_t N, const Tensor& param) {
@@ -208,12 +208,13 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   const int64_t room = gradient ? args.B : std::max<int64_t>(kSamplesPerCall / args.B, 1) * args.B;
   const int64_t end = std::min(args.samples, begin + room);
   const MlpSizes sizes = sizes_of(args, param);
-  const int64_t wanted = aligned(sizes.packed) + sizes.scratch;
+  // At least a byte, so that a call with an empty workspace always but asks.
+  const int64_t wanted = std::max<int64_t>(aligned(sizes.packed) + sizes.scratch, 1);
   const bool asks = workspace.numel() < wanted;
   // The samples are looked at once, but for gradients: processes that share a batch check all there
   // is to check before any of them has a workspace.
   if (asks && !gradient) return wanted;
-  if (param.is_cpu()) {
+  if (!runs_on_cuda(param)) {
     check_samples(args, begin, past == 0 ? args.samples : end, N);
   } else if (past == 0) {
     check_samples_on_cuda(args, N, param);
@@ -230,7 +231,7 @@ int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
   std::vector<double> rates;
   if (lr) {
     args.lr = static_cast<const double*>(data(*lr)) + past * args.group_count;
-  } else if (param.is_cpu()) {
+  } else if (!runs_on_cuda(param)) {
     for (int64_t s = 0; s * args.B < args.samples; ++s) {
       for (const MlpGroup& group : network.groups) rates.push_back(group.lr);
     }

@@ -209,8 +209,8 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
   }
   check_apart(spans);
   // A number on the GPU stays there, unread: waiting for it would stall the stream.
-  bool lr_on_device = lr_tensor && lr_tensor->is_cuda();
-  for (const Group& group : groups) lr_on_device = lr_on_device && group.like.is_cuda();
+  bool lr_on_device = lr_tensor && runs_on_cuda(*lr_tensor);
+  for (const Group& group : groups) lr_on_device = lr_on_device && runs_on_cuda(group.like);
   if (lr_tensor && !lr_on_device) lr = read_number(*lr_tensor);
   GDEXT_CHECK_VALUE(lr_on_device || std::isfinite(lr), "lr: wanted a finite number, got ", lr);
 
@@ -235,7 +235,7 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
   }
   for (Group& group : groups) {
     const int64_t bytes = sgd_workspace_bytes(static_cast<int64_t>(group.tensors.size()));
-    if (group.like.is_cuda() && bytes) {
+    if (runs_on_cuda(group.like) && bytes) {
       group.workspace = empty({bytes}, ScalarType::Byte, group.like);
     }
   }

@@ -1,5 +1,6 @@
 #include "shared.h"
 
+#include <dlfcn.h>
 #include <elf.h>
 #include <link.h>
 
@@ -41,19 +42,17 @@ struct Symbols {
   std::map<const unsigned char*, std::string> functions;
 };
 
-// The program's own code and data are linked into one file, whose symbols are read from disk.
+// The kernels are linked into one file with this, a program or a library: its symbols are read
+// from disk.
 Symbols read_symbols() {
-  std::ifstream file("/proc/self/exe", std::ios::binary);
+  static const char here = 0;
+  Dl_info module;
+  if (!dladdr(&here, &module)) abort();
+  auto* const base = static_cast<unsigned char*>(module.dli_fbase);
+  std::ifstream file(module.dli_fname, std::ios::binary);
   const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
   const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(bytes.data());
   const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes.data() + header->e_shoff);
-  unsigned char* base = nullptr;  // of the first module listed: the program
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, size_t, void* result) {
-        *static_cast<unsigned char**>(result) = reinterpret_cast<unsigned char*>(info->dlpi_addr);
-        return 1;
-      },
-      &base);
 
   Symbols result;
   for (int s = 0; s < header->e_shnum; ++s) {

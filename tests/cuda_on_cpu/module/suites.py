@@ -1,0 +1,53 @@
+"""A pytest plugin: the op, optimizer and trainer suites with the CUDA kernels under them.
+
+In the module that tests/test_cuda_on_cpu.py builds, tensors of the CPU are computed on by the CUDA
+kernels, run as in the rest of tests/cuda_on_cpu: these suites pass through all of gdext, from its
+Python to the kernels' launches.
+"""
+
+import pytest
+
+import gdext
+
+# By file: what does not hold for these kernels, and why.
+DESELECTED = {
+    "test_cross_entropy_edges.py": {
+        "test_backward_ops_check_the_class_indices": "the CPU's alone, as its docstring says",
+    },
+    "test_fused_devices.py": {
+        "test_a_network_that_fills_a_cluster": "more threads at once than a process may map",
+        "test_bits_are_the_same_again_and_step_by_step": "takes a short last batch on a CPU alone",
+    },
+    "test_fused_state.py": {
+        "test_threads_at_the_same_time": "the emulated device is for one thread",
+        "test_one_trainer_in_two_threads_does_not_crash": "the emulated device is for one thread",
+        "test_the_gil_is_released": "the emulated device is for one thread",
+    },
+    "test_mlp_op.py": {
+        "test_too_little_workspace_does_nothing": "a form that needs none",
+        "test_a_call_gives_back_control_in_time": "the CPU's calls alone: a launch cannot end early",
+    },
+}
+
+
+def pytest_report_header() -> str:
+    """Says, and makes sure, whose kernels these are."""
+    if gdext.build_info()["cpu"]["compiled"] != ["none"]:
+        raise pytest.UsageError("this gdext has CPU kernels: not the module of the CUDA kernels")
+    return "gdext: CUDA kernels on the CPU"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects, and refuses a name that no test has."""
+    names = {(item.path.name, getattr(item, "originalname", "")) for item in items}
+    out = {
+        (file, name)
+        for file, tests in DESELECTED.items()
+        if any(file == of for of, _ in names)
+        for name in tests
+    }
+    if out - names:
+        raise pytest.UsageError(f"DESELECTED: no such tests: {sorted(out - names)}")
+    kept = [i for i in items if (i.path.name, getattr(i, "originalname", "")) not in out]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
