@@ -139,11 +139,10 @@ class Build:
         kept = [obj for obj in self.ops if obj.name != f"{source.name}.o"]
         if not source.exists():  # a header's, which has a test of its own; of the dtype alone
             source = DRIVER / f"test_{fault.op}.cpp"
-            flags.append(f"-DGDEXT_ONLY={CPP_TYPES[fault.dtype]}")
+            flags += ["-O0", f"-DGDEXT_ONLY={CPP_TYPES[fault.dtype]}"]
         # The faulty object first: the linker takes the first of equal templates.
         faulty = self.compile([source], flags, folder)
         return link([*faulty, *kept, *self.emulation], folder / "driver", self.sanitize)
-
 
     def module(self, package: Path, shared: Path) -> None:
         """The Python package in `package`, with these kernels and none of the CPU's."""

@@ -46,7 +46,11 @@ def test_schedulers(device, schedule, tensor_lr):
 
 
 def test_lr_tensor_may_be_of_any_dtype_and_on_the_cpu(device):
-    for lr in (torch.tensor(0.25), torch.tensor([0.25], dtype=torch.bfloat16, device=device)):
+    on_device = [
+        torch.tensor([0.25], dtype=dtype, device=device)
+        for dtype in (torch.float32, torch.float64, torch.bfloat16)
+    ]
+    for lr in (torch.tensor(0.25), *on_device):
         params = make_params(device)
         want = [p.detach() - 0.25 for p in params]
         run(gdext.optim.SGD(params, lr), params, [[torch.ones_like(p) for p in params]])

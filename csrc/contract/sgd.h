@@ -29,14 +29,21 @@ struct SgdArgs {
   DType dtype;
   const SgdTensor* tensors;  // [count], host memory
   int64_t count;
-  double lr;                // used where lr_tensor is null
-  const double* lr_tensor;  // [1] in the backend's memory, or null
+  double lr;              // used where lr_tensor is null
+  const void* lr_tensor;  // [1] of lr_dtype in the backend's memory, or null
   double momentum, dampening, weight_decay;
   bool nesterov, maximize;
-  const float* grad_scale;    // [1] in the backend's memory, or null: 1
-  const float* found_inf;     // [1] in the backend's memory, or null: 0
-  void* workspace = nullptr;  // CUDA: [sgd_workspace_bytes(count)] on the device, aligned to 8
+  const float* grad_scale;      // [1] in the backend's memory, or null: 1
+  const float* found_inf;       // [1] in the backend's memory, or null: 0
+  void* workspace = nullptr;    // CUDA: [sgd_workspace_bytes(count)] on the device, aligned to 8
+  DType lr_dtype = DType::f64;  // f32 or f64
 };
+
+// The number that lr_tensor holds.
+GDEXT_HD inline double read_lr(const void* lr_tensor, DType dtype) {
+  return dtype == DType::f32 ? *static_cast<const float*>(lr_tensor)
+                             : *static_cast<const double*>(lr_tensor);
+}
 
 // How many tensors one CUDA launch can take in its parameters. Longer lists need a workspace: an
 // entry for each tensor, and a number for every kSgdStride of them.

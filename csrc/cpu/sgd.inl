@@ -55,8 +55,9 @@ inline void sgd(const SgdArgs& args) {
 
   for_dtype(args.dtype, [&](auto element) {
     using T = decltype(element);
-    const SgdRule<acc_t<T>> rule(args.lr_tensor ? *args.lr_tensor : args.lr, args.momentum,
-                                 args.dampening, args.weight_decay, args.nesterov, args.maximize);
+    const double lr = args.lr_tensor ? read_lr(args.lr_tensor, args.lr_dtype) : args.lr;
+    const SgdRule<acc_t<T>> rule(lr, args.momentum, args.dampening, args.weight_decay,
+                                 args.nesterov, args.maximize);
     const acc_t<T> grad_scale = args.grad_scale ? *args.grad_scale : 1.0f;
     const auto ranges = args.grad_scale ? sgd_ranges<T, true>(args.momentum != 0, args.nesterov)
                                         : sgd_ranges<T, false>(args.momentum != 0, args.nesterov);

@@ -17,7 +17,8 @@ constexpr int kLargeTable = kSgdTensorsInParameters;
 template <class T>
 struct SgdUpdate {
   SgdRule<acc_t<T>> rule;
-  const double* lr_tensor;
+  const void* lr_tensor;
+  DType lr_dtype;
   const float* grad_scale;
   const float* found_inf;
 };
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
                  update.rule,
                  update.grad_scale ? static_cast<A>(*update.grad_scale) : A(1),
                  update.grad_scale != nullptr};
-  if (update.lr_tensor) chunk.rule.lr = static_cast<A>(*update.lr_tensor);
+  if (update.lr_tensor) chunk.rule.lr = static_cast<A>(read_lr(update.lr_tensor, update.lr_dtype));
   if (SgdChunks<T>::in_step(tensor))
     chunk.template update<SgdChunks<T>::kWidth>();
   else
@@ -158,6 +159,7 @@ void sgd(const SgdArgs& args, Context context) {
     const SgdUpdate<T> update{
         {args.lr, args.momentum, args.dampening, args.weight_decay, args.nesterov, args.maximize},
         args.lr_tensor,
+        args.lr_dtype,
         args.grad_scale,
         args.found_inf};
     const auto launch_with = [&](const auto& table) {

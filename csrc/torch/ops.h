@@ -43,13 +43,13 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
           const OptionalTensor& grad_scale, const OptionalTensor& found_inf, bool check_only);
 
 // Takes steps from `done` on until all are taken or `seconds` have passed, and adds their number to
-// `done`. Returns the bytes of workspace that this wants: where `workspace` has fewer, nothing was
-// done. params: for each layer its weight [O,I] and, where `biases` says so, bias [O]; groups: the
-// group of each; options: MlpGroup's five numbers for each group and its lr; lr: [steps, groups] in
-// its place; momentum_buffers: one for each of params whose group has momentum, `first` likewise.
-// gradient: where given, a call takes one step, and in place of an update stores dw and db there,
-// one after the other as in params; float64 for parameters of float64, else float32. norms:
-// [steps], in place of those of `reduction`.
+// `done`. Returns the bytes of workspace that this wants: where `workspace` has fewer, as an empty
+// one always has, nothing was done. params: for each layer its weight [O,I] and, where `biases`
+// says so, bias [O]; groups: the group of each; options: MlpGroup's five numbers for each group and
+// its lr; lr: [steps, groups] in its place; momentum_buffers: one for each of params whose group
+// has momentum, `first` likewise. gradient: where given, a call takes one step, and in place of an
+// update stores dw and db there, one after the other as in params; float64 for parameters of
+// float64, else float32. norms: [steps], in place of those of `reduction`.
 int64_t mlp_(const TensorList& params, const TensorList& momentum_buffers,
              const std::vector<bool>& first, const std::vector<bool>& biases,
              const std::vector<int64_t>& activations, const std::vector<int64_t>& groups,

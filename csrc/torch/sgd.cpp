@@ -131,7 +131,7 @@ struct Group {
   Tensor like;
   Numbers numbers;
   std::vector<SgdTensor> tensors;
-  OptionalTensor lr, grad_scale, found_inf;  // on the device, in the kernel's dtype
+  OptionalTensor lr, grad_scale, found_inf;  // on the device, of dtypes that the kernel reads
   OptionalTensor workspace;
 };
 
@@ -211,6 +211,9 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
   // A number on the GPU stays there, unread: waiting for it would stall the stream.
   bool lr_on_device = lr_tensor && runs_on_cuda(*lr_tensor);
   for (const Group& group : groups) lr_on_device = lr_on_device && runs_on_cuda(group.like);
+  const ScalarType lr_type = lr_tensor && lr_tensor->scalar_type() == ScalarType::Float
+                                 ? ScalarType::Float
+                                 : ScalarType::Double;
   if (lr_tensor && !lr_on_device) lr = read_number(*lr_tensor);
   GDEXT_CHECK_VALUE(lr_on_device || std::isfinite(lr), "lr: wanted a finite number, got ", lr);
 
@@ -242,7 +245,8 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
   if (check_only) return;
   copies.fill();
   for (Group& group : groups) {
-    if (lr_on_device) group.lr = number_on(*lr_tensor, ScalarType::Double, group.like);
+    // An lr of float32, too, is read as it is: converting it would cost a launch.
+    if (lr_on_device) group.lr = number_on(*lr_tensor, lr_type, group.like);
     if (grad_scale) group.grad_scale = number_on(*grad_scale, ScalarType::Float, group.like);
     if (found_inf) group.found_inf = number_on(*found_inf, ScalarType::Float, group.like);
   }
@@ -251,7 +255,7 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
                        group.tensors.data(),
                        static_cast<int64_t>(group.tensors.size()),
                        lr,
-                       static_cast<const double*>(data(group.lr)),
+                       data(group.lr),
                        momentum,
                        dampening,
                        weight_decay,
@@ -259,7 +263,8 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
                        maximize,
                        static_cast<const float*>(data(group.grad_scale)),
                        static_cast<const float*>(data(group.found_inf)),
-                       group.workspace ? group.workspace->mutable_data_ptr() : nullptr};
+                       group.workspace ? group.workspace->mutable_data_ptr() : nullptr,
+                       lr_type == ScalarType::Float ? DType::f32 : DType::f64};
     GDEXT_RUN(group.like, sgd, args);
   }
   copies.write_back();

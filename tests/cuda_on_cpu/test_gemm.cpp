@@ -297,14 +297,14 @@ void test_parts() {
   if constexpr (std::is_same_v<T, float>) check_not_finite<T>(GemmKernel::mma_small, 2);
 }
 
-// wgmma first, which most of faults/gemm.py is about.
+// First those that most of faults/gemm.py is about.
 template <class T>
 std::vector<GemmKernel> kernels_of() {
   if (std::is_same_v<T, double>) return {GemmKernel::plain, GemmKernel::mma_small};
   std::vector<GemmKernel> kernels{GemmKernel::wgmma, GemmKernel::plain, GemmKernel::mma_small,
                                   GemmKernel::mma_large};
   if (std::is_same_v<T, float>) kernels.push_back(GemmKernel::split);
-  if (std::is_same_v<T, float16>) kernels.push_back(GemmKernel::mma_sm75);
+  if (std::is_same_v<T, float16>) kernels.insert(kernels.begin(), GemmKernel::mma_sm75);
   return kernels;
 }
 

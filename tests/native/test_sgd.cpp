@@ -10,7 +10,7 @@ struct SgdCase {
   int64_t offsets[3];          // elements from an aligned address to each p, g and m
   double momentum, dampening, weight_decay;
   bool nesterov, maximize;
-  bool lr_on_device, scaled;
+  bool lr_on_device, lr_is_float, scaled;
   int found_inf;  // -1: not given
 };
 
@@ -41,7 +41,7 @@ void check(const SgdCase& c) {
   begin_case("sgd tensors", c.tensors, "offsets", c.offsets[0], c.offsets[1], c.offsets[2],
              "momentum", c.momentum, "dampening", c.dampening, "weight_decay", c.weight_decay,
              "nesterov", c.nesterov, "maximize", c.maximize, "lr on device", c.lr_on_device,
-             "scaled", c.scaled, "found_inf", c.found_inf);
+             "float", c.lr_is_float, "scaled", c.scaled, "found_inf", c.found_inf);
   const bool has_momentum = c.momentum != 0;
   std::vector<TensorState<T>> before;
   for (int i = 0; i < c.tensors; ++i) {
@@ -55,14 +55,17 @@ void check(const SgdCase& c) {
   std::vector<SgdTensor> tensors;
   for (TensorState<T>& t : after)
     tensors.push_back({t.p.data(), t.g.data(), has_momentum ? t.m.data() : nullptr, t.n, t.first});
-  const double lr = 0.1, unread_lr = -5;
+  const float lr_of_float = 0.1f;
+  const double lr = c.lr_on_device && c.lr_is_float ? lr_of_float : 0.1, unread_lr = -5;
+  const void* lr_tensor = c.lr_is_float ? static_cast<const void*>(&lr_of_float) : &lr;
   const float scale = 4, found_inf = static_cast<float>(c.found_inf);
   std::vector<int64_t> workspace((sgd_workspace_bytes(c.tensors) + 7) / 8);
-  backend::sgd({dtype_of<T>(), tensors.data(), c.tensors, c.lr_on_device ? unread_lr : lr,
-                c.lr_on_device ? &lr : nullptr, c.momentum, c.dampening, c.weight_decay, c.nesterov,
-                c.maximize, c.scaled ? &scale : nullptr, c.found_inf >= 0 ? &found_inf : nullptr,
-                workspace.data()},
-               {});
+  backend::sgd(
+      {dtype_of<T>(), tensors.data(), c.tensors, c.lr_on_device ? unread_lr : lr,
+       c.lr_on_device ? lr_tensor : nullptr, c.momentum, c.dampening, c.weight_decay, c.nesterov,
+       c.maximize, c.scaled ? &scale : nullptr, c.found_inf >= 0 ? &found_inf : nullptr,
+       workspace.data(), c.lr_is_float ? DType::f32 : DType::f64},
+      {});
 
   for (int i = 0; i < c.tensors; ++i) {
     const TensorState<T>&old = before[i], &now = after[i];
@@ -112,6 +115,7 @@ void check_with_random_options(int tensors, const std::vector<int64_t>& sizes, i
             .nesterov = coin(),
             .maximize = coin(),
             .lr_on_device = coin(),
+            .lr_is_float = tensors % 2 == 1,
             .scaled = coin(),
             .found_inf = found_inf});
 }
