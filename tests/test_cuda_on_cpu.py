@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,15 +28,23 @@ sys.path.insert(0, str(DRIVER))
 sys.path.insert(0, str(TESTS.parent / "scripts"))
 from build_support.environment import find_torch  # noqa: E402
 from build_support.ninja_build import TORCH_TARGET_VERSION, Plan, config_flags  # noqa: E402
-from faults import OP_FAULTS, PRIMITIVE_FAULTS, READ_BEYOND, OpFault  # noqa: E402
+from faults import (  # noqa: E402
+    FAULT_FLAGS,
+    OP_FAULTS,
+    PRIMITIVE_FAULTS,
+    READ_BEYOND,
+    Fault,
+    plant,
+    switch_on,
+)
 
 # -O1 compiles faster than -O2 by more than it runs slower. The vector types' alignment is checked
 # in every build.
 SANITIZE = ["-fsanitize=alignment", "-fno-sanitize-recover=all"]
 ALL_SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null", "-fno-sanitize-recover=all"]
-# Local arrays have bounds that UBSan checks: AddressSanitizer's red zones around them take a third
-# of the compilation.
-ALL_SANITIZERS += ["--param=asan-stack=0"]
+# What takes long to compile: AddressSanitizer's red zones around local arrays, a third of the time
+# (UBSan checks the bounds of those that are indexed), and its checks in place instead of by calls.
+ALL_SANITIZERS += ["--param=asan-stack=0", "--param=asan-instrumentation-with-call-threshold=0"]
 COMPILE = [
     "-x",
     "c++",
@@ -79,20 +88,20 @@ def missing() -> str | None:
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
-def keep_dtype(csrc: Path, dtype: str) -> None:
+def keep_float32(csrc: Path) -> None:
     """Makes the others an error in `for_dtype`, so that no kernels are compiled for them."""
     file = csrc / "common" / "dtype.h"
     text = file.read_text()
-    for name, cpp_type in CPP_TYPES.items():
+    for cpp_type in CPP_TYPES.values():
         call = f"      f({cpp_type}{{}});\n      return;\n"
         assert text.count(call) == 1, f"not once in {file}: {call}"
-        if name != dtype:
+        if cpp_type != "float":
             text = text.replace(call, "      break;\n")
     file.write_text(text)
 
 
 class Build:
-    """The two drivers, one for the ops and one for the primitives."""
+    """The two drivers, one for the ops and one for the primitives; what else is made of them."""
 
     def __init__(self, folder: Path, sanitize: list[str], shared: Path | None = None):
         """`shared`: where other processes find, or have left, the same objects."""
@@ -127,38 +136,55 @@ class Build:
         # With symbols, so that sanitizers name lines.
         return compile_objects(sources, [*COMPILE, "-g1", *self.sanitize, *flags], folder, shared)
 
-    def with_fault_in_csrc(self, fault: OpFault, folder: Path) -> Path:
-        csrc = fault.plant(CSRC, folder)
-        source = csrc / "cuda" / f"{fault.unit or fault.op}.cu"
-        flags = [f"-I{csrc}"]
-        if source.stem in {"linear", "mlp_layers", "mlp_resident"}:
-            # Of many kernels but one is at fault: it is not worth the time to compile them well,
-            # nor for other types.
-            flags.append("-O0")
-            keep_dtype(csrc, fault.dtype)
-        kept = [obj for obj in self.ops if obj.name != f"{source.name}.o"]
-        if not source.exists():  # a header's, which has a test of its own; of the dtype alone
-            source = DRIVER / f"test_{fault.op}.cpp"
-            flags += ["-O0", f"-DGDEXT_ONLY={CPP_TYPES[fault.dtype]}"]
-        # The faulty object first: the linker takes the first of equal templates.
-        faulty = self.compile([source], flags, folder)
+    def with_faults(
+        self, faults: Sequence[Fault], sources: list[Path], folder: Path, shared: Path | None = None
+    ) -> Path:
+        """A driver of the ops with faults in csrc, which are switched on one at a time.
+
+        `sources`: those that have them. The ops are for float32 alone.
+        """
+        csrc = plant(faults, CSRC, folder)
+        keep_float32(csrc)
+        planted = [
+            csrc / source.relative_to(CSRC) if source.is_relative_to(CSRC) else source
+            for source in sources
+        ]
+        # Of many kernels few are at fault: it is not worth the time to compile them well.
+        faulty = self.compile(planted, [f"-I{csrc}", "-O0", *FAULT_FLAGS], folder, shared)
+        names = {obj.name for obj in faulty}
+        kept = [obj for obj in self.ops if obj.name not in names]
+        # The faulty objects first: the linker takes the first of equal templates.
         return link([*faulty, *kept, *self.emulation], folder / "driver", self.sanitize)
 
-    def module(self, package: Path, shared: Path) -> None:
-        """The Python package in `package`, with these kernels and none of the CPU's."""
+    def with_faults_in_primitives(
+        self, faults: Sequence[Fault], folder: Path, shared: Path | None = None
+    ) -> Path:
+        tree = plant(faults, PRIMITIVES, folder)
+        sources = sorted(tree.glob("*.cu"))
+        objects = self.compile(sources, [f"-I{CSRC}", *FAULT_FLAGS], folder, shared)
+        return link([*objects, *self.emulation], folder / "driver", self.sanitize)
+
+    def module(self, site: Path, folder: Path, shared: Path) -> None:
+        """The Python package in `site`, with these kernels and none of the CPU's."""
         torch = find_torch()
-        plan = Plan(gdext.__version__, CSRC.parent, torch, ["g++"], None, ())
+        plan = Plan(
+            version=gdext.__version__,
+            root=CSRC.parent,
+            torch=torch,
+            cxx=["g++"],
+            toolkit=None,
+            archs=(),
+        )
         # No Python threads' pool, which is the CPU kernels'.
         sources = [*{*(CSRC / "torch").glob("*.cpp")} - {CSRC / "torch" / "parallel.cpp"}]
         sources += (DRIVER / "module").glob("*.cpp")
         flags = ["-DGDEXT_CUDA=1", "-isystem", torch.include_dir, *config_flags(plan)]
         flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", "-DTORCH_STABLE_ONLY"]
-        (folder := package / "torch").mkdir(parents=True)
         objects = self.compile(sources, [f"-I{CSRC}", *flags], folder, shared)
         kernels = [obj for obj in self.ops if obj.name.endswith(".cu.o")]
         source = Path(gdext.__file__).parent
         compiled = shutil.ignore_patterns("*.so", "__pycache__")
-        copy = shutil.copytree(source, package / "gdext", ignore=compiled)
+        copy = shutil.copytree(source, site / "gdext", ignore=compiled)
         link(
             [*objects, *kernels, *self.emulation],
             copy / "_C.abi3.so",
@@ -183,10 +209,27 @@ def sanitized(tmp_path_factory) -> Build:
 
 
 @pytest.fixture(scope="module")
+def with_faults(build, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cuda_on_cpu_faults")
+    shared = folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_faults_objects"
+    sources = [*sorted((CSRC / "cuda").glob("*.cu")), DRIVER / "test_gemm.cpp"]
+    return build.with_faults([*OP_FAULTS.values()], sources, folder, shared)
+
+
+@pytest.fixture(scope="module")
+def primitives_with_faults(build, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cuda_on_cpu_primitive_faults")
+    shared = folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_primitive_faults_objects"
+    return build.with_faults_in_primitives([*PRIMITIVE_FAULTS.values()], folder, shared)
+
+
+@pytest.fixture(scope="module")
 def module(build, tmp_path_factory) -> Path:
-    package = tmp_path_factory.mktemp("cuda_on_cpu_module")
-    build.module(package, folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_module_objects")
-    return package
+    """The folder that Python finds it in."""
+    site, objects = (tmp_path_factory.mktemp(f"cuda_on_cpu_{part}") for part in ("site", "module"))
+    shared = folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_module_objects"
+    build.module(site, objects, shared)
+    return site
 
 
 def check_op(driver: Path, dtype: str, seed: int, *op: str) -> None:
@@ -218,21 +261,38 @@ def test_every_op_under_sanitizers(sanitized, dtype):
     check_op(sanitized.ops_driver, dtype, 1)
 
 
-@pytest.mark.parametrize("name", SUITES)
-def test_a_suite_of_python_s(name, module, tmp_path):
+def run_suites(name: str, site: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     files = [TESTS / f"test_{suite}.py" for suite in SUITES[name]]
     # What the emulation says of an error it prints as it ends the process.
     options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "-p", "suites"]
-    done = subprocess.run(
+    paths = [str(site), str(DRIVER / "module"), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    # A GPU, and whoever wants one, is not for this module.
+    env["CUDA_VISIBLE_DEVICES"] = ""
+    for ours in ("GDEXT_REQUIRE_CUDA", "PYTEST_ADDOPTS"):
+        env.pop(ours, None)
+    return subprocess.run(
         [sys.executable, "-m", "pytest", *options, *files],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{module}{os.pathsep}{DRIVER / 'module'}"},
+        cwd=folder,
+        env=env,
         capture_output=True,
         text=True,
         errors="replace",
+        timeout=600,
     )
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_python_suite_on_the_cuda_kernels(name, module, tmp_path):
+    done = run_suites(name, module, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d{2,} passed", done.stdout.splitlines()[-1]), done.stdout
+
+
+def test_a_module_with_cpu_kernels_is_refused(tmp_path):
+    done = run_suites("layers", TESTS.parent, tmp_path)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "this gdext has CPU kernels" in done.stderr
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
@@ -247,26 +307,33 @@ def test_a_class_index_out_of_bounds_is_printed_and_traps(build):
 
 
 @pytest.mark.parametrize("name", OP_FAULTS)
-def test_a_planted_fault_is_found(name, build, tmp_path):
+def test_a_planted_fault_is_found(name, with_faults):
     fault = OP_FAULTS[name]
-    driver = build.with_fault_in_csrc(fault, tmp_path)
-    env = {"STOP_AT_FIRST_FAILURE": "1"}
-    done = run(driver, fault.dtype, fault.seed, fault.op, env=env)
+    env = {"STOP_AT_FIRST_FAILURE": "1", **switch_on(fault, [*OP_FAULTS.values()])}
+    done = run(with_faults, fault.dtype, fault.seed, fault.op, env=env)
     assert done.returncode != 0
     assert fault.says.format(op=fault.op) in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("name", PRIMITIVE_FAULTS)
-def test_a_fault_planted_in_a_primitive_is_found(name, build, tmp_path):
+def test_a_fault_planted_in_a_primitive_is_found(name, seed, primitives_with_faults):
     fault = PRIMITIVE_FAULTS[name]
-    source = fault.plant(PRIMITIVES, tmp_path) / fault.file
-    faulty = build.compile([source], [f"-I{CSRC}"], tmp_path)
-    kept = [obj for obj in build.primitives if obj.name != f"{source.name}.o"]
-    driver = link([*faulty, *kept, *build.emulation], tmp_path / "driver", build.sanitize)
-    for seed in (1, 2, 3):
-        done = run(driver, seed)
-        assert done.returncode != 0, f"not found with seed {seed}"
-        assert fault.says in done.stdout + done.stderr
+    env = switch_on(fault, [*PRIMITIVE_FAULTS.values()])
+    done = run(primitives_with_faults, seed, env=env)
+    assert done.returncode != 0
+    assert fault.says in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("dtype", sorted({fault.dtype for fault in OP_FAULTS.values()}))
+def test_no_fault_is_found_where_none_is_switched_on(dtype, with_faults):
+    ops = {fault.op for fault in OP_FAULTS.values() if fault.dtype == dtype}
+    for op in sorted(ops):
+        check_op(with_faults, dtype, 1, op)
+
+
+def test_no_fault_is_found_in_primitives_where_none_is_switched_on(primitives_with_faults):
+    check_primitives(primitives_with_faults, 1)
 
 
 def test_what_kernels_are_made_of_under_sanitizers(sanitized):
@@ -274,7 +341,10 @@ def test_what_kernels_are_made_of_under_sanitizers(sanitized):
 
 
 def test_reading_beyond_a_row_is_found_by_a_sanitizer(sanitized, tmp_path):
-    done = run(sanitized.with_fault_in_csrc(READ_BEYOND, tmp_path), "f32", 1, "linear")
+    sources = [CSRC / "cuda" / "linear.cu"]
+    driver = sanitized.with_faults([READ_BEYOND], sources, tmp_path)
+    check_op(driver, "f32", 1, "mse")  # with none switched on
+    done = run(driver, "f32", 1, "linear", env=switch_on(READ_BEYOND, [READ_BEYOND]))
     assert done.returncode != 0
     assert READ_BEYOND.says in done.stderr
     assert re.search(r"in kernel gemm_kernel<.*, thread \(\d+,0,0\) of block \(", done.stderr)

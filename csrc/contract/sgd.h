@@ -30,7 +30,8 @@ struct SgdArgs {
   const SgdTensor* tensors;  // [count], host memory
   int64_t count;
   double lr;              // used where lr_tensor is null
-  const void* lr_tensor;  // [1] of lr_dtype in the backend's memory, or null
+  const void* lr_tensor;  // [1] of lr_dtype in the backend's memory, or null; not among what is
+                          // written: CUDA's blocks read it while others write
   double momentum, dampening, weight_decay;
   bool nesterov, maximize;
   const float* grad_scale;      // [1] in the backend's memory, or null: 1

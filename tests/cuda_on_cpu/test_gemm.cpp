@@ -351,10 +351,6 @@ void test_gemm() {
   }
 }
 
-#if defined(GDEXT_ONLY)
-template void test_gemm<GDEXT_ONLY>();  // beside the whole of it, in front of it
-#else
 GDEXT_TEST_FOR_ALL_DTYPES(test_gemm)
-#endif
 
 }  // namespace gdext::test

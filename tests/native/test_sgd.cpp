@@ -115,7 +115,7 @@ void check_with_random_options(int tensors, const std::vector<int64_t>& sizes, i
             .nesterov = coin(),
             .maximize = coin(),
             .lr_on_device = coin(),
-            .lr_is_float = tensors % 2 == 1,
+            .lr_is_float = coin(),
             .scaled = coin(),
             .found_inf = found_inf});
 }

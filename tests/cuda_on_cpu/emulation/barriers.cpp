@@ -1,5 +1,6 @@
 // Barriers of a block, a warp, a cluster and a grid.
 #include <cstring>
+#include <deque>
 
 #include "schedule.h"
 
@@ -14,6 +15,15 @@ void check_meeting(const Thread& thread, const Thread& other, const std::string&
   fail("is at " + std::string(thread.what) + " while " + place_of(other) + ", of the same " +
            group + ", is at " + other.what + ", line " + std::to_string(other.where.line()),
        thread.where);
+}
+
+// One that no thread reads any more; kept, as allocations are dear under AddressSanitizer.
+std::shared_ptr<Exchange> unused_exchange() {
+  static std::deque<std::shared_ptr<Exchange>> all;  // the one given out first in front
+  if (all.empty() || all.front().use_count() > 1) all.push_front(std::make_shared<Exchange>());
+  all.push_back(std::move(all.front()));
+  all.pop_front();
+  return all.back();
 }
 
 }  // namespace
@@ -93,7 +103,7 @@ std::shared_ptr<const Exchange> meet(uint32_t mask, const void* offer, size_t by
            where);
   }
   if (complete) {
-    auto exchange = std::make_shared<Exchange>();
+    const auto exchange = unused_exchange();
     exchange->lanes = me.mask;
     for (int l = 0; l < warpSize; ++l) {
       if (!(me.mask >> l & 1)) continue;

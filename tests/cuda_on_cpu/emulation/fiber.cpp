@@ -7,7 +7,6 @@
 #include <cstdlib>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -39,11 +38,7 @@ namespace {
 
 constexpr int kSavedRegisters = 6;  // as many as emulation_switch pops
 constexpr size_t kGuardBytes = 4096;
-#if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kStackBytes = 128 * 1024;  // its red zones make frames larger
-#else
 constexpr size_t kStackBytes = 64 * 1024;
-#endif
 
 void* scheduler_stack_pointer;
 #if defined(__SANITIZE_ADDRESS__)
@@ -66,10 +61,7 @@ Fiber::Fiber() {
 Fiber::~Fiber() { munmap(memory_, kGuardBytes + kStackBytes); }
 
 void Fiber::start(void (*entry)()) {
-#if defined(__SANITIZE_ADDRESS__)
-  // Of the frames that the last thread left without returning from them.
-  __asan_unpoison_memory_region(memory_ + kGuardBytes, kStackBytes);
-#endif
+  // What the last thread left there has no red zones: --param=asan-stack=0.
   // The stack as emulation_switch leaves it.
   void** top = reinterpret_cast<void**>(memory_ + kGuardBytes + kStackBytes);
   *--top = nullptr;  // entry's return address, unused: the ABI's alignment wants it there

@@ -54,27 +54,29 @@ uint32_t to_tf32(float value) {
 void mma(Element type, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
          const float (&c)[4], Where where) {
   struct Offer {
-    uint32_t a[4], b[2];
+    float a[4][2], b[2][2];  // by register, each with 2 elements, or 1 of tf32
   } mine;
   want_full_warps("mma.sync", where);
-  std::copy_n(a, 4, mine.a);
-  std::copy_n(b, 2, mine.b);
+  const int packed = 4 / bytes_of(type);
+  for (int i = 0; i < packed; ++i) {
+    for (int r = 0; r < 4; ++r) mine.a[r][i] = value_of(type, a[r] >> (16 * i));
+    for (int r = 0; r < 2; ++r) mine.b[r][i] = value_of(type, b[r] >> (16 * i));
+  }
   const float addend[4] = {c[0], c[1], c[2], c[3]};  // d may be c
   const auto exchange = meet(kAllLanes, &mine, sizeof(mine), "mma.sync", where);
-  // A register holds `packed` elements; register pairs are 4 registers of k apart.
-  const int packed = 4 / bytes_of(type), depth = 8 * packed;
-  const auto element = [&](uint32_t bits, int k) {
-    return value_of(type, packed == 2 ? bits >> (16 * (k % 2)) : bits);
+  const auto offers = [&](int from) -> const Offer& {
+    return *reinterpret_cast<const Offer*>(exchange->offers[from].data());
   };
+  // Register pairs are 4 registers of k apart.
+  const int depth = 8 * packed;
   const int g = lane() / 4, t = lane() % 4;
   for (int i = 0; i < 4; ++i) {
     const int row = g + 8 * (i / 2), col = 2 * t + i % 2;
     double products[16];
     for (int k = 0; k < depth; ++k) {
       const int at = k / packed;  // of 8 registers along k
-      const auto of_a = offer_of<Offer>(*exchange, row % 8 * 4 + at % 4);
-      const auto of_b = offer_of<Offer>(*exchange, col * 4 + at % 4);
-      products[k] = element(of_a.a[row / 8 + at / 4 * 2], k) * element(of_b.b[at / 4], k);
+      const Offer &of_a = offers(row % 8 * 4 + at % 4), &of_b = offers(col * 4 + at % 4);
+      products[k] = double(of_a.a[row / 8 + at / 4 * 2][k % packed]) * of_b.b[at / 4][k % packed];
     }
     d[i] = tensor_core_sum(addend[i], products, depth);
   }

@@ -285,6 +285,7 @@ void run_grid(const LaunchShape& shape, const void* kernel, const std::function<
 
   kernel_of_thread = &thread;
   poison = random_poison() % 2 ? kFinitePoison : kPoison;
+  forget_used_shared();
   gridDim = shape.grid;
   blockDim = shape.block;
   const size_t block_threads = shape.block.x * shape.block.y * shape.block.z;

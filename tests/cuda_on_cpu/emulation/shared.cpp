@@ -13,6 +13,8 @@
 #include <map>
 #include <string>
 
+#include "shared_of_function.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -28,30 +30,40 @@ namespace {
 
 constexpr size_t kRedZone = 1024;  // a multiple of the strictest alignment, that of wgmma's tiles
 constexpr int kRedZoneByte = 0xcd;
-constexpr size_t kSavedAlignment = 16;  // as std::vector's memory is
+constexpr size_t kSavedAlignment = 16;                    // as std::vector's memory is
+constexpr char kMark[] = "emulation_shared_of_function";  // in types.h
 
 struct Variable {
   unsigned char* at;
-  size_t bytes, offset;  // offset: in statics_
+  size_t bytes;
   std::string name;
 };
 
 struct Symbols {
-  std::vector<Variable> shared;
-  size_t shared_bytes = 0;
+  std::vector<Variable> shared, marks;
   std::map<const unsigned char*, std::string> functions;
 };
+
+[[noreturn]] void give_up(const std::string& file, const char* why) {
+  fprintf(stderr, "%s %s: its __shared__ variables cannot be found\n", file.c_str(), why);
+  fflush(nullptr);
+  abort();
+}
 
 // The kernels are linked into one file with this, a program or a library: its symbols are read
 // from disk.
 Symbols read_symbols() {
   static const char here = 0;
-  Dl_info module;
-  if (!dladdr(&here, &module)) abort();
-  auto* const base = static_cast<unsigned char*>(module.dli_fbase);
-  std::ifstream file(module.dli_fname, std::ios::binary);
+  Dl_info place;
+  link_map* module;
+  if (!dladdr1(&here, &place, reinterpret_cast<void**>(&module), RTLD_DL_LINKMAP)) abort();
+  auto* const base = reinterpret_cast<unsigned char*>(module->l_addr);
+  const std::string path = *module->l_name ? module->l_name : "/proc/self/exe";
+  std::ifstream file(path, std::ios::binary);
   const std::vector<char> bytes((std::istreambuf_iterator<char>(file)), {});
   const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(bytes.data());
+  if (bytes.size() < sizeof(*header) || memcmp(header->e_ident, ELFMAG, SELFMAG) != 0)
+    give_up(path, "cannot be read");
   const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(bytes.data() + header->e_shoff);
 
   Symbols result;
@@ -67,19 +79,11 @@ Symbols read_symbols() {
       if (type == STT_FUNC) result.functions[base + symbol.st_value] = name;
       const bool writable = sections[symbol.st_shndx].sh_flags & SHF_WRITE;
       if (type != STT_OBJECT || !writable || name.rfind("_ZZN5gdext4cuda", 0) != 0) continue;
-      // Saved, a variable is as aligned as in its place.
-      unsigned char* at = base + symbol.st_value;
-      while (result.shared_bytes % kSavedAlignment !=
-             reinterpret_cast<uintptr_t>(at) % kSavedAlignment)
-        ++result.shared_bytes;
-      result.shared.push_back({at, symbol.st_size, result.shared_bytes, name});
-      result.shared_bytes += symbol.st_size;
+      auto& kind = name.find(kMark) == name.npos ? result.shared : result.marks;
+      kind.push_back({base + symbol.st_value, symbol.st_size, name});
     }
   }
-  if (result.functions.empty()) {
-    fprintf(stderr, "the program was stripped: its __shared__ variables cannot be found\n");
-    abort();
-  }
+  if (result.functions.empty()) give_up(path, "was stripped");
   return result;
 }
 
@@ -88,18 +92,65 @@ const Symbols& symbols() {
   return result;
 }
 
+std::vector<const Variable*> used;  // by the launch under way
+
 const Variable* variable_at(const void* address) {
   const auto* at = static_cast<const unsigned char*>(address);
-  for (const Variable& variable : symbols().shared)
-    if (at >= variable.at && at < variable.at + variable.bytes) return &variable;
+  for (const Variable* variable : used)
+    if (at >= variable->at && at < variable->at + variable->bytes) return variable;
   return nullptr;
 }
 
 void poison_statics() {
-  for (const Variable& variable : symbols().shared) memset(variable.at, poison, variable.bytes);
+  for (const Variable* variable : used) memset(variable->at, poison, variable->bytes);
+}
+
+bool all_are(const unsigned char* at, size_t bytes, int value) {
+  return bytes == 0 || (*at == value && memcmp(at, at + 1, bytes - 1) == 0);
+}
+
+// "_ZZ<function>E" of "_ZZ<function>E<length><variable>".
+std::string function_of(const Variable& mark) {
+  const std::string variable = std::to_string(sizeof(kMark) - 1) + kMark;
+  return mark.name.substr(0, mark.name.find(variable));
+}
+
+bool begins_with(const std::string& text, const std::string& start) {
+  return text.rfind(start, 0) == 0;
 }
 
 }  // namespace
+
+long shared_launch = 0;
+
+void forget_used_shared() {
+  ++shared_launch;
+  used.clear();
+}
+
+void SharedOfFunction::used_first() {
+  launch_ = shared_launch;
+  const auto mark = std::find_if(symbols().marks.begin(), symbols().marks.end(), [&](auto& m) {
+    return m.at == reinterpret_cast<unsigned char*>(this);
+  });
+  if (mark == symbols().marks.end()) abort();
+  const std::string function = function_of(*mark);
+  for (const Variable& variable : symbols().shared) {
+    if (!begins_with(variable.name, function)) continue;
+    if (std::find(used.begin(), used.end(), &variable) != used.end()) continue;
+    used.push_back(&variable);
+    memset(variable.at, poison, variable.bytes);
+  }
+}
+
+SharedMemory::Saved::Saved(size_t variable)
+    : memory(used[variable]->bytes + kSavedAlignment, poison),
+      at(memory.data() + reinterpret_cast<uintptr_t>(used[variable]->at) % kSavedAlignment),
+      bytes(used[variable]->bytes) {}  // as aligned as the variable is
+
+void SharedMemory::save_all_used() {
+  while (saved_.size() < used.size()) saved_.emplace_back(saved_.size());
+}
 
 SharedMemory::~SharedMemory() {
   ASAN_UNPOISON_MEMORY_REGION(memory_, allocated_);
@@ -120,10 +171,12 @@ void SharedMemory::prepare(size_t dynamic_bytes, bool alone) {
   }
   ASAN_UNPOISON_MEMORY_REGION(memory_, allocated_);
   dynamic_ = memory_ + kRedZone;
-  memset(memory_, kRedZoneByte, allocated_);
+  after_ = dynamic_ + dynamic_bytes;
+  memset(memory_, kRedZoneByte, kRedZone);
+  memset(after_, kRedZoneByte, kRedZone);
   ASAN_POISON_MEMORY_REGION(memory_, kRedZone);
-  ASAN_POISON_MEMORY_REGION(dynamic_ + dynamic_bytes, allocated_ - kRedZone - dynamic_bytes);
-  if (!alone) statics_.resize(symbols().shared_bytes);
+  ASAN_POISON_MEMORY_REGION(after_, allocated_ - kRedZone - dynamic_bytes);
+  saved_.clear();
 }
 
 void SharedMemory::start() {
@@ -131,19 +184,18 @@ void SharedMemory::start() {
   if (alone_)
     poison_statics();
   else
-    std::fill(statics_.begin(), statics_.end(), poison);
+    saved_.clear();
 }
 
 bool SharedMemory::untouched() const {
-  const auto poisoned = [](unsigned char byte) { return byte == poison; };
-  return std::all_of(dynamic_, dynamic_ + dynamic_bytes_, poisoned) &&
-         std::all_of(statics_.begin(), statics_.end(), poisoned);
+  return all_are(dynamic_, dynamic_bytes_, poison) &&
+         std::all_of(saved_.begin(), saved_.end(),
+                     [](const Saved& saved) { return all_are(saved.at, saved.bytes, poison); });
 }
 
 bool SharedMemory::intact() const {
 #if !defined(__SANITIZE_ADDRESS__)  // which has seen to it
-  for (const unsigned char* at = memory_; at < memory_ + allocated_; ++at)
-    if ((at < dynamic_ || at >= dynamic_ + dynamic_bytes_) && *at != kRedZoneByte) return false;
+  return all_are(memory_, kRedZone, kRedZoneByte) && all_are(after_, kRedZone, kRedZoneByte);
 #endif
   return true;
 }
@@ -151,13 +203,17 @@ bool SharedMemory::intact() const {
 void SharedMemory::swap_in() {
   if (alone_ || inside_) return;
   inside_ = true;
-  for (const Variable& v : symbols().shared) memcpy(v.at, statics_.data() + v.offset, v.bytes);
+  save_all_used();
+  auto saved = saved_.begin();
+  for (const Variable* v : used) memcpy(v->at, (saved++)->at, v->bytes);
 }
 
 void SharedMemory::swap_out() {
   if (alone_ || !inside_) return;
   inside_ = false;
-  for (const Variable& v : symbols().shared) memcpy(statics_.data() + v.offset, v.at, v.bytes);
+  save_all_used();
+  auto saved = saved_.begin();
+  for (const Variable* v : used) memcpy((saved++)->at, v->at, v->bytes);
 }
 
 void SharedMemory::end() {
@@ -169,8 +225,14 @@ unsigned char* SharedMemory::counterpart(const void* address, const SharedMemory
   const auto* at = static_cast<const unsigned char*>(address);
   if (at >= running.dynamic_ && at < running.dynamic_ + running.dynamic_bytes_)
     return dynamic_ + (at - running.dynamic_);
-  const Variable* variable = variable_at(address);
-  return variable ? statics_.data() + variable->offset + (at - variable->at) : nullptr;
+  save_all_used();
+  auto saved = saved_.begin();
+  for (const Variable* variable : used) {
+    if (at >= variable->at && at < variable->at + variable->bytes)
+      return saved->at + (at - variable->at);
+    ++saved;
+  }
+  return nullptr;
 }
 
 bool in_static_shared(const void* address, size_t bytes) {
@@ -184,7 +246,7 @@ size_t static_shared_bytes_of(const char* function) {
   const std::string prefix = std::string("_ZZ") + (function + 2) + "E";
   size_t bytes = 0;
   for (const Variable& variable : symbols().shared)
-    if (variable.name.rfind(prefix, 0) == 0) bytes += variable.bytes;
+    if (begins_with(variable.name, prefix)) bytes += variable.bytes;
   return bytes;
 }
 

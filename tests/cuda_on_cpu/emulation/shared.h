@@ -2,11 +2,13 @@
 //
 // A static __shared__ variable is a C++ static, one for all blocks: what a block left in it is
 // saved when another block of its cluster (or cooperative grid) takes its turn, and put back before
-// it goes on. They are found in the program's symbol table, as the statics inside functions of
-// namespace gdext::cuda. Dynamic shared memory is an allocation for each block.
+// it goes on. They are found in the symbol table of the program, or library, as the statics inside
+// functions of namespace gdext::cuda; those of a function that the launch has not come to are left
+// alone (shared_of_function.h). Dynamic shared memory is an allocation for each block.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <vector>
 
 namespace emulation {
@@ -42,13 +44,25 @@ class SharedMemory {
   unsigned char* counterpart(const void* address, const SharedMemory& of_running_block);
 
  private:
+  // A static variable, while another block runs.
+  struct Saved {
+    explicit Saved(size_t variable);  // in those used, full of poison
+    std::vector<unsigned char> memory;
+    unsigned char* at;
+    size_t bytes;
+  };
+  void save_all_used();
+
   bool alone_ = true, inside_ = false;
-  std::vector<unsigned char> statics_;  // while another block runs
-  unsigned char* memory_ = nullptr;     // red zone, dynamic memory, red zone
+  std::list<Saved> saved_;           // of the variables used, the first ones: no more were needed
+  unsigned char* memory_ = nullptr;  // red zone, dynamic memory, red zone at `after_`
   size_t allocated_ = 0;
-  unsigned char* dynamic_ = nullptr;
+  unsigned char *dynamic_ = nullptr, *after_ = nullptr;
   size_t dynamic_bytes_ = 0;
 };
+
+// Before a launch: none of the static variables has been used.
+void forget_used_shared();
 
 // Whether [address, address + bytes) is in a static __shared__ variable.
 bool in_static_shared(const void* address, size_t bytes);

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "shared_of_function.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -13,7 +15,12 @@
 #define __cluster_dims__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // One copy for all blocks, whose contents change with the block that runs (shared.h).
-#define __shared__ static __attribute__((used))
+#define __shared__                                                     \
+  {                                                                    \
+    static ::emulation::SharedOfFunction emulation_shared_of_function; \
+    emulation_shared_of_function.use();                                \
+  }                                                                    \
+  static __attribute__((used))
 
 struct dim3 {
   unsigned x, y, z;

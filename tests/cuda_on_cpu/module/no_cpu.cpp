@@ -1,4 +1,5 @@
-// In the module of the CUDA kernels alone, in place of csrc/cpu: no op can reach a CPU kernel.
+// In the module of the CUDA kernels alone, in place of csrc/cpu: an op that reached a CPU kernel
+// would throw here, or call a null pointer of the table.
 #include <stdexcept>
 
 #include "contract/path_sum.h"
