@@ -68,11 +68,12 @@ TRAP_EXIT_CODE = 77  # kTrapExitCode in emulation.h
 TESTED_ELSEWHERE = {"peak", "mlp_layers", "mlp_resident"}
 # The suites that run in Python with the CUDA kernels under them (cuda_on_cpu/module/suites.py).
 SUITES = {
-    "layers": ["activation", "linear", "linear_edges", "layers"],
+    "layers": ["activation", "layers"],
+    "linear": ["linear", "linear_edges"],
     "losses": ["mse", "cross_entropy", "cross_entropy_edges"],
     "optimizer": ["sgd_op", "sgd", "sgd_state", "sgd_training", "pytorch_sgd"],
-    "trainer": ["mlp_op", "fused", "fused_arguments", "fused_errors", "fused_state"],
-    "trainer's forms": ["fused_devices"],
+    "trainer": ["mlp_op", "fused", "fused_arguments"],
+    "trainer's forms": ["fused_devices", "fused_errors", "fused_state"],
 }
 CPP_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat16", "f16": "float16"}
 DTYPES = [*CPP_TYPES]

@@ -72,6 +72,7 @@ OP_FAULTS = {
         "return <|dtype == DType::f32|> ? *static_cast<const float*>",
         "false",
         "sgd",
+        says="misaligned address",
     ),
     "a missing tail": OpFault("cuda/sgd.cu", "&& <|j < high|>;", "j + 1 < high", "sgd"),
     "what lies before a tensor updated too": OpFault(
