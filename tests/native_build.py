@@ -35,18 +35,39 @@ def folder_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
+def precompile(header: Path, flags: Sequence[object], folder: Path) -> list[object]:
+    """What includes `header`, compiled with `flags`, in front of a source of the same flags.
+
+    Processes that share the folder compile it once.
+    """
+    copy, compiled = folder / header.name, folder / f"{header.name}.gch"
+    with open(folder / f"{header.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not compiled.exists():
+            shutil.copy(header, copy)
+            succeed(["g++", *flags, "-x", "c++-header", "-c", copy, "-o", f"{compiled}.part"])
+            os.rename(f"{compiled}.part", compiled)
+    return ["-Winvalid-pch", "-include", copy]
+
+
 def compile_objects(
-    sources: Sequence[Path], flags: Sequence[object], folder: Path, shared: Path | None = None
+    sources: Sequence[Path],
+    flags: Sequence[object],
+    folder: Path,
+    shared: Path | None = None,
+    prefix: Path | None = None,
 ) -> list[Path]:
     """The objects of `sources`, in `folder`.
 
     `shared`: a folder where processes that want the same objects, of sources that do not change,
-    find those that another has made; the folder's name stands for the flags.
+    find those that another has made; the folder's name stands for the flags. `prefix`: a header to
+    include in front of every source.
     """
     objects = [folder / f"{source.name}.o" for source in sources]
+    included: list[object] = []
 
     def compile_one(source: Path, obj: Path) -> None:
-        succeed(["g++", *flags, "-c", source, "-o", obj])
+        succeed(["g++", *included, *flags, "-c", source, "-o", obj])
 
     def copy_or_compile(source: Path, obj: Path) -> None:
         assert shared is not None
@@ -60,6 +81,8 @@ def compile_objects(
 
     if shared is not None:
         shared.mkdir(parents=True, exist_ok=True)
+    if prefix is not None:
+        included = precompile(prefix, flags, shared or folder)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(compile_one if shared is None else copy_or_compile, sources, objects))
     return objects

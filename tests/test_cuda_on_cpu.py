@@ -23,6 +23,7 @@ import gdext
 DRIVER = TESTS / "cuda_on_cpu"
 OPS = TESTS / "native"
 PRIMITIVES = DRIVER / "primitives"
+PREFIX = DRIVER / "prefix.h"
 
 sys.path.insert(0, str(DRIVER))
 sys.path.insert(0, str(TESTS.parent / "scripts"))
@@ -117,12 +118,14 @@ class Build:
         others = {*(DRIVER / "emulation").glob("*.cpp")} - emulation
         flags = [f"-I{CSRC}"]
         threads, memory, self.ops, self.primitives = (
-            self.compile(sorted(files), [*flags, *more], folder / part, shared and shared / part)
-            for part, files, more in (
-                ("emulation", emulation, FAST + UNINSTRUMENTED),
-                ("emulation", others, FAST),
-                ("ops", [*kernels, *tests, *DRIVER.glob("*.cpp")], []),
-                ("primitives", primitives, []),
+            self.compile(
+                sorted(files), [*flags, *more], folder / part, shared and shared / part, prefix
+            )
+            for part, files, more, prefix in (
+                ("emulation", emulation, FAST + UNINSTRUMENTED, None),
+                ("emulation", others, FAST, None),
+                ("ops", [*kernels, *tests, *DRIVER.glob("*.cpp")], [], PREFIX),
+                ("primitives", primitives, [], PREFIX),
             )
         )
         self.emulation = threads + memory
@@ -132,10 +135,16 @@ class Build:
         )
 
     def compile(
-        self, sources: list[Path], flags: list[str], folder: Path, shared: Path | None = None
+        self,
+        sources: list[Path],
+        flags: list[str],
+        folder: Path,
+        shared: Path | None = None,
+        prefix: Path | None = PREFIX,
     ) -> list[Path]:
         # With symbols, so that sanitizers name lines.
-        return compile_objects(sources, [*COMPILE, "-g1", *self.sanitize, *flags], folder, shared)
+        flags = [*COMPILE, "-g1", *self.sanitize, *flags]
+        return compile_objects(sources, flags, folder, shared, prefix)
 
     def with_faults(
         self, faults: Sequence[Fault], sources: list[Path], folder: Path, shared: Path | None = None
@@ -181,7 +190,7 @@ class Build:
         sources += (DRIVER / "module").glob("*.cpp")
         flags = ["-DGDEXT_CUDA=1", "-isystem", torch.include_dir, *config_flags(plan)]
         flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", "-DTORCH_STABLE_ONLY"]
-        objects = self.compile(sources, [f"-I{CSRC}", *flags], folder, shared)
+        objects = self.compile(sources, [f"-I{CSRC}", *flags], folder, shared, prefix=None)
         kernels = [obj for obj in self.ops if obj.name.endswith(".cu.o")]
         source = Path(gdext.__file__).parent
         compiled = shutil.ignore_patterns("*.so", "__pycache__")

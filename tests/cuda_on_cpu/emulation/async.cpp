@@ -36,10 +36,23 @@ void AsyncQueue::wait_for_all() {
   finish(open_);
 }
 
-void AsyncQueue::finish_one_sometimes() {
-  if (!one_in(16)) return;
+void AsyncQueue::let_time_pass() {
+  if (idle() || !one_in(16)) return;
   for (Group& group : committed_)
     if (!group.empty()) return finish(group);
+}
+
+void Thread::issue(AsyncQueue& queue, AsyncQueue::Work work) {
+  queue.issue(std::move(work));
+  under_way = true;
+}
+
+void Thread::let_time_pass() {
+  if (!under_way) return;
+  copies.let_time_pass();
+  bulk_stores.let_time_pass();
+  products.let_time_pass();
+  under_way = !copies.idle() || !bulk_stores.idle() || !products.idle();
 }
 
 void async_copy(void* shared, const void* global, size_t bytes, size_t bytes_read, Where where) {
@@ -48,7 +61,8 @@ void async_copy(void* shared, const void* global, size_t bytes, size_t bytes_rea
   check_shared(shared, bytes, bytes, "cp.async to", where);
   if (bytes_read) check_global(global, bytes_read, bytes, "cp.async from", where);
   memset(shared, poison, bytes);
-  running().copies.issue([=] {
+  Thread& me = running();
+  me.issue(me.copies, [=] {
     memset(shared, 0, bytes);
     if (bytes_read) memcpy(shared, global, bytes_read);
   });
@@ -148,7 +162,8 @@ void bulk_store(void* global, const void* shared, unsigned bytes, Where where) {
   if (bytes % 16) fail("cp.async.bulk of a number of bytes that 16 does not divide", where);
   check_shared(shared, bytes, 16, "cp.async.bulk from", where);
   check_global(global, bytes, 16, "cp.async.bulk to", where);
-  running().bulk_stores.issue([=] { memcpy(global, shared, bytes); });
+  Thread& me = running();
+  me.issue(me.bulk_stores, [=] { memcpy(global, shared, bytes); });
 }
 void commit_bulk_stores() { running().bulk_stores.commit(); }
 void wait_for_bulk_stores(size_t groups_left) { running().bulk_stores.wait(groups_left); }

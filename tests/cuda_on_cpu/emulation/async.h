@@ -17,15 +17,12 @@ class AsyncQueue {
   void commit();
   void wait(size_t groups_that_may_be_left);
   void wait_for_all();  // those not committed too
-  void let_time_pass() {
-    if (!idle()) finish_one_sometimes();
-  }
+  void let_time_pass();
   bool idle() const { return open_.empty() && committed_.empty(); }
 
  private:
   using Group = std::vector<Work>;
   static void finish(Group& group);
-  void finish_one_sometimes();
   bool in_order_;
   Group open_;
   std::deque<Group> committed_;

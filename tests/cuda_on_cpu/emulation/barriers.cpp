@@ -1,6 +1,8 @@
 // Barriers of a block, a warp, a cluster and a grid.
+#include <bit>
 #include <cstring>
 #include <deque>
+#include <memory>
 
 #include "schedule.h"
 
@@ -17,13 +19,13 @@ void check_meeting(const Thread& thread, const Thread& other, const std::string&
        thread.where);
 }
 
-// One that no thread reads any more; kept, as allocations are dear under AddressSanitizer.
-std::shared_ptr<Exchange> unused_exchange() {
-  static std::deque<std::shared_ptr<Exchange>> all;  // the one given out first in front
-  if (all.empty() || all.front().use_count() > 1) all.push_front(std::make_shared<Exchange>());
+// One that no thread has still to read; kept, as allocations are dear under AddressSanitizer.
+Exchange& unused_exchange() {
+  static std::deque<std::unique_ptr<Exchange>> all;  // the one given out first in front
+  if (all.empty() || all.front()->readers > 0) all.push_front(std::make_unique<Exchange>());
   all.push_back(std::move(all.front()));
   all.pop_front();
-  return all.back();
+  return *all.back();
 }
 
 }  // namespace
@@ -73,8 +75,7 @@ uint32_t lanes_of_warp() {
   return lanes >= warpSize ? 0xffffffffu : (1u << lanes) - 1;
 }
 
-std::shared_ptr<const Exchange> meet(uint32_t mask, const void* offer, size_t bytes,
-                                     const char* what, Where where) {
+ExchangeToRead meet(uint32_t mask, const void* offer, size_t bytes, const char* what, Where where) {
   Thread& me = running();
   const int my_lane = lane();
   if (!(mask >> my_lane & 1))
@@ -84,36 +85,33 @@ std::shared_ptr<const Exchange> meet(uint32_t mask, const void* offer, size_t by
   me.where = where;
   me.mask = mask & lanes_of_warp();
   if (bytes) memcpy(me.offer.data(), offer, bytes);
+  if (const uint32_t left = me.mask & me.warp->left)
+    fail(std::string(what) + ": its mask names lane " + std::to_string(std::countr_zero(left)) +
+             ", which has left the kernel",
+         where);
 
-  Thread* const* warp = &me.block->threads[me.index - my_lane];
-  bool complete = true;
-  for (int l = 0; l < warpSize && complete; ++l) {
-    if (!(me.mask >> l & 1) || l == my_lane) continue;
-    const Thread& other = *warp[l];
-    if (other.waiting == Waiting::left)
-      fail(std::string(what) + ": its mask names lane " + std::to_string(l) +
-               ", which has left the kernel",
-           where);
-    complete = other.waiting == Waiting::warp;
-    if (!complete) break;  // the last to come sees the others
-    check_meeting(me, other, "warp");
-    if (other.mask != me.mask)
-      fail(std::string(what) + ": its mask names lane " + std::to_string(l) +
-               ", which has another mask",
-           where);
-  }
+  // The last to come sees the others.
+  const bool complete = (me.mask & ~me.warp->meeting) == me.lane_bit();
   if (complete) {
-    const auto exchange = unused_exchange();
-    exchange->lanes = me.mask;
-    for (int l = 0; l < warpSize; ++l) {
-      if (!(me.mask >> l & 1)) continue;
-      if (bytes) memcpy(exchange->offers[l].data(), warp[l]->offer.data(), bytes);
-      warp[l]->exchange = exchange;
-      if (l != my_lane) make_ready(*warp[l]);
+    Thread* const* warp = &me.block->threads[me.index - my_lane];
+    Exchange& exchange = unused_exchange();
+    exchange.lanes = me.mask;
+    exchange.readers = std::popcount(me.mask);
+    for (uint32_t lanes = me.mask; lanes; lanes &= lanes - 1) {
+      const int l = std::countr_zero(lanes);
+      Thread& other = *warp[l];
+      check_meeting(me, other, "warp");
+      if (other.mask != me.mask)
+        fail(std::string(what) + ": its mask names lane " + std::to_string(l) +
+                 ", which has another mask",
+             where);
+      if (bytes) memcpy(exchange.offers[l].data(), other.offer.data(), bytes);
+      other.exchange = &exchange;
+      if (l != my_lane) make_ready(other);
     }
   }
   wait_for(complete ? Waiting::nothing : Waiting::warp, what, where);
-  return std::move(me.exchange);
+  return ExchangeToRead(me.exchange);
 }
 
 void cluster_arrive(Where where) {

@@ -64,10 +64,14 @@ void wait_until(std::function<bool()> condition, const char* what, Where where);
 struct Exchange {
   uint32_t lanes;
   std::array<std::array<unsigned char, kOfferBytes>, warpSize> offers;
+  int readers = 0;
 };
+struct HasRead {
+  void operator()(Exchange* exchange) const { --exchange->readers; }
+};
+using ExchangeToRead = std::unique_ptr<Exchange, HasRead>;
 // Waits for the lanes of `mask`, all of which must come with the same mask to the same line.
-std::shared_ptr<const Exchange> meet(uint32_t mask, const void* offer, size_t bytes,
-                                     const char* what, Where where);
+ExchangeToRead meet(uint32_t mask, const void* offer, size_t bytes, const char* what, Where where);
 int lane();
 uint32_t lanes_of_warp();  // that exist
 

@@ -211,7 +211,7 @@ void wgmma(Element type, float* d, int registers, WgmmaOperand a, WgmmaOperand b
   const Tile a_tile(type, a, where), b_tile(type, b, where);
   const int depth = type == Element::tf32 ? 8 : 16;
   const int first_row = me.index / warpSize % 4 * 16 + lane() / 4, first_col = 2 * (lane() % 4);
-  me.products.issue([=, &me] {
+  me.issue(me.products, [=, &me] {
     Accumulators& sum = me.accumulators[d];
     double rows[2][16], cols[2][16];
     for (int i = 0; i < 2 * depth; ++i)

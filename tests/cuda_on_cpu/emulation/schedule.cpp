@@ -39,6 +39,7 @@ void finish_thread() {
   Block& block = *thread.block;
   Cluster& cluster = *block.cluster;
   thread.waiting = Waiting::left;
+  thread.warp->left |= thread.lane_bit();
   ++block.left;
   // Those who have left are not missed at a barrier of the cluster.
   if (!thread.cluster_arrived) {
@@ -61,9 +62,7 @@ dim3 place_in(unsigned index, dim3 size) {
 void run_until_it_waits(Thread& thread) {
   current = &thread;
   threadIdx = place_in(thread.index, blockDim);
-  thread.copies.let_time_pass();
-  thread.bulk_stores.let_time_pass();
-  thread.products.let_time_pass();
+  thread.let_time_pass();
   thread.fiber.resume();
   current = nullptr;
 }
@@ -246,13 +245,17 @@ std::string place_of(const Thread& thread) {
          text_of(thread.block->index);
 }
 
-void make_ready(Thread& thread) { thread.waiting = Waiting::nothing; }
+void make_ready(Thread& thread) {
+  thread.waiting = Waiting::nothing;
+  thread.warp->meeting &= ~thread.lane_bit();
+}
 
 void wait_for(Waiting why, const char* what, Where where) {
   Thread& thread = running();
   thread.what = what;
   thread.where = where;
   thread.waiting = why;
+  if (why == Waiting::warp) thread.warp->meeting |= thread.lane_bit();
   thread.fiber.pause();
 }
 
@@ -326,10 +329,12 @@ void run_grid(const LaunchShape& shape, const void* kernel, const std::function<
         block.barriers = {};
         block.copies.clear();
         block.threads.clear();
+        block.warps.assign((block_threads + warpSize - 1) / warpSize, {});
         for (size_t t = 0; t < block_threads; ++t) {
           Thread& of_block = *threads[group.size() * block_threads + t];
           of_block.block = &block;
           of_block.index = t;
+          of_block.warp = &block.warps[t / warpSize];
           of_block.waiting = Waiting::nothing;
           of_block.what = "";
           of_block.cluster_arrived = of_block.products_fenced = false;

@@ -28,16 +28,24 @@ struct Accumulators {
   int in_flight = 0;
 };
 
+// Which of its lanes wait for others of it, and which have left the kernel.
+struct Warp {
+  uint32_t meeting = 0, left = 0;
+};
+
+// What the scheduler reads at every turn comes first.
 struct Thread {
   Fiber fiber;
   Block* block = nullptr;
+  Warp* warp = nullptr;
   int index = 0;  // in the block
   Waiting waiting = Waiting::left;
-  const char* what = "";  // it waits for, or did last
+  bool under_way = false;  // something is, in `copies`, `bulk_stores` or `products`
+  const char* what = "";   // it waits for, or did last
   Where where;
   uint32_t mask = 0;  // of the lanes it meets
+  Exchange* exchange = nullptr;
   std::array<unsigned char, kOfferBytes> offer;
-  std::shared_ptr<const Exchange> exchange;
   std::function<bool()> condition;
   int barrier_result = 0;
   bool cluster_arrived = false;
@@ -45,6 +53,10 @@ struct Thread {
   AsyncQueue copies{false}, bulk_stores{false}, products{true};
   std::map<float*, Accumulators> accumulators;
   bool products_fenced = false;
+
+  uint32_t lane_bit() const { return 1u << index % warpSize; }
+  void issue(AsyncQueue& queue, AsyncQueue::Work work);  // one of its own
+  void let_time_pass();
 };
 
 struct Barrier {
@@ -65,6 +77,7 @@ struct Block {
   Cluster* cluster = nullptr;
   unsigned rank = 0;
   std::vector<Thread*> threads;
+  std::vector<Warp> warps;
   int left = 0;  // threads that have
   bool started = false;
   std::array<Barrier, kBarriers> barriers;
