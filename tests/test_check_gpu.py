@@ -34,7 +34,8 @@ case "$*" in
   *"-m pytest"*)
     act=$TESTS
     while [ "$1" != --junitxml ]; do shift; done
-    echo tested >"$2" ;;
+    echo tested >"$2"
+    xml=$2 ;;
   *sanitizer_selection*) echo "no caching $PYTORCH_NO_CUDA_MEMORY_CACHING" >>"$CALLS" ;;
   *benchmark.py*)
     echo "data $GDEXT_DATA" >>"$CALLS"
@@ -46,7 +47,10 @@ case "$*" in
       "" "## Notes" "" "- a note" >>"$2/benchmark.md" ;;
 esac
 echo "said by python"
-case "$act" in slow) exec sleep 60 ;; fail) exit 3 ;; esac
+case "$act" in
+  slow) trap 'kill $!; echo interrupted >"${xml:-/dev/null}"; exit 2' INT; sleep 60 & wait ;;
+  fail) exit 3 ;;
+esac
 """
 SANITIZER = """\
 #!/bin/sh
@@ -202,6 +206,7 @@ def test_a_stage_has_a_limit(machine):
     assert machine.run(TESTS="slow").returncode == 1
     assert machine.statuses() == {**ALL_PASSED, "tests": "timed out"}
     assert machine.stages()["tests"]["seconds"] <= 5
+    assert (machine.out / "tests.xml").read_text() == "interrupted\n"
 
 
 def test_all_stages_together_have_a_limit(machine):
@@ -217,7 +222,7 @@ def test_limits_are_below_nine_minutes():
     limits = [int(limit) for limit in re.findall(r'^  "\w+ (\d+)"$', text, re.MULTILINE)]
     total = re.search(r"^TOTAL=(\d+)", text, re.MULTILINE)
     assert len(limits) == len(NAMES) and total
-    assert sum(limits) <= int(total[1]) < 9 * 60 - 5  # --kill-after
+    assert sum(limits) <= int(total[1]) < 9 * 60 - 9  # --kill-after
 
 
 @pytest.mark.parametrize("module", ["pytest", "hypothesis", "expecttest", "numpy"])
