@@ -55,9 +55,9 @@ void check(const SgdCase& c) {
   std::vector<SgdTensor> tensors;
   for (TensorState<T>& t : after)
     tensors.push_back({t.p.data(), t.g.data(), has_momentum ? t.m.data() : nullptr, t.n, t.first});
-  const float lr_of_float = 0.1f;
-  const double lr = c.lr_on_device && c.lr_is_float ? lr_of_float : 0.1, unread_lr = -5;
-  const void* lr_tensor = c.lr_is_float ? static_cast<const void*>(&lr_of_float) : &lr;
+  alignas(8) const float lr_of_float[] = {-5, 0.1f};  // not where a double may be
+  const double lr = c.lr_on_device && c.lr_is_float ? lr_of_float[1] : 0.1, unread_lr = -5;
+  const void* lr_tensor = c.lr_is_float ? static_cast<const void*>(&lr_of_float[1]) : &lr;
   const float scale = 4, found_inf = static_cast<float>(c.found_inf);
   std::vector<int64_t> workspace((sgd_workspace_bytes(c.tensors) + 7) / 8);
   backend::sgd(

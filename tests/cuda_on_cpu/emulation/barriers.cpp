@@ -1,8 +1,7 @@
 // Barriers of a block, a warp, a cluster and a grid.
 #include <bit>
 #include <cstring>
-#include <deque>
-#include <memory>
+#include <vector>
 
 #include "schedule.h"
 
@@ -19,16 +18,21 @@ void check_meeting(const Thread& thread, const Thread& other, const std::string&
        thread.where);
 }
 
-// One that no thread has still to read; kept, as allocations are dear under AddressSanitizer.
-Exchange& unused_exchange() {
-  static std::deque<std::unique_ptr<Exchange>> all;  // the one given out first in front
-  if (all.empty() || all.front()->readers > 0) all.push_front(std::make_unique<Exchange>());
-  all.push_back(std::move(all.front()));
-  all.pop_front();
-  return *all.back();
+// Used again, as allocations are dear under AddressSanitizer.
+std::vector<Exchange*> unused_exchanges;
+
+Exchange& take_exchange() {
+  if (unused_exchanges.empty()) unused_exchanges.push_back(new Exchange);
+  Exchange& exchange = *unused_exchanges.back();
+  unused_exchanges.pop_back();
+  return exchange;
 }
 
 }  // namespace
+
+void HasRead::operator()(Exchange* exchange) const {
+  if (--exchange->readers == 0) unused_exchanges.push_back(exchange);
+}
 
 int block_barrier(int id, int count, bool wait, bool predicate, const char* what, Where where) {
   Thread& me = running();
@@ -94,7 +98,7 @@ ExchangeToRead meet(uint32_t mask, const void* offer, size_t bytes, const char* 
   const bool complete = (me.mask & ~me.warp->meeting) == me.lane_bit();
   if (complete) {
     Thread* const* warp = &me.block->threads[me.index - my_lane];
-    Exchange& exchange = unused_exchange();
+    Exchange& exchange = take_exchange();
     exchange.lanes = me.mask;
     exchange.readers = std::popcount(me.mask);
     for (uint32_t lanes = me.mask; lanes; lanes &= lanes - 1) {

@@ -67,7 +67,7 @@ struct Exchange {
   int readers = 0;
 };
 struct HasRead {
-  void operator()(Exchange* exchange) const { --exchange->readers; }
+  void operator()(Exchange* exchange) const;
 };
 using ExchangeToRead = std::unique_ptr<Exchange, HasRead>;
 // Waits for the lanes of `mask`, all of which must come with the same mask to the same line.

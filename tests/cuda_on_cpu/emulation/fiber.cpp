@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -61,7 +62,10 @@ Fiber::Fiber() {
 Fiber::~Fiber() { munmap(memory_, kGuardBytes + kStackBytes); }
 
 void Fiber::start(void (*entry)()) {
-  // What the last thread left there has no red zones: --param=asan-stack=0.
+#if defined(__SANITIZE_ADDRESS__)
+  // Of the frames that the last thread left without returning from them.
+  __asan_unpoison_memory_region(memory_ + kGuardBytes, kStackBytes);
+#endif
   // The stack as emulation_switch leaves it.
   void** top = reinterpret_cast<void**>(memory_ + kGuardBytes + kStackBytes);
   *--top = nullptr;  // entry's return address, unused: the ABI's alignment wants it there

@@ -13,6 +13,7 @@
 #include <map>
 #include <string>
 
+#include "emulation.h"
 #include "shared_of_function.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -133,7 +134,9 @@ void SharedOfFunction::used_first() {
   const auto mark = std::find_if(symbols().marks.begin(), symbols().marks.end(), [&](auto& m) {
     return m.at == reinterpret_cast<unsigned char*>(this);
   });
-  if (mark == symbols().marks.end()) abort();
+  if (mark == symbols().marks.end())
+    fail("a __shared__ variable that is not directly in a function of namespace gdext::cuda",
+         Where::current());
   const std::string function = function_of(*mark);
   for (const Variable& variable : symbols().shared) {
     if (!begins_with(variable.name, function)) continue;
@@ -173,7 +176,9 @@ void SharedMemory::prepare(size_t dynamic_bytes, bool alone) {
   dynamic_ = memory_ + kRedZone;
   after_ = dynamic_ + dynamic_bytes;
   memset(memory_, kRedZoneByte, kRedZone);
-  memset(after_, kRedZoneByte, kRedZone);
+  memset(after_, kRedZoneByte, memory_ + allocated_ - after_);
+  // Other blocks may read a block's before it begins.
+  if (!alone) memset(dynamic_, poison, dynamic_bytes);
   ASAN_POISON_MEMORY_REGION(memory_, kRedZone);
   ASAN_POISON_MEMORY_REGION(after_, allocated_ - kRedZone - dynamic_bytes);
   saved_.clear();
@@ -181,10 +186,8 @@ void SharedMemory::prepare(size_t dynamic_bytes, bool alone) {
 
 void SharedMemory::start() {
   memset(dynamic_, poison, dynamic_bytes_);
-  if (alone_)
-    poison_statics();
-  else
-    saved_.clear();
+  if (alone_) poison_statics();
+  for (Saved& saved : saved_) memset(saved.at, poison, saved.bytes);
 }
 
 bool SharedMemory::untouched() const {
@@ -195,7 +198,8 @@ bool SharedMemory::untouched() const {
 
 bool SharedMemory::intact() const {
 #if !defined(__SANITIZE_ADDRESS__)  // which has seen to it
-  return all_are(memory_, kRedZone, kRedZoneByte) && all_are(after_, kRedZone, kRedZoneByte);
+  return all_are(memory_, kRedZone, kRedZoneByte) &&
+         all_are(after_, memory_ + allocated_ - after_, kRedZoneByte);
 #endif
   return true;
 }

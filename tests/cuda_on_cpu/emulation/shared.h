@@ -55,7 +55,7 @@ class SharedMemory {
 
   bool alone_ = true, inside_ = false;
   std::list<Saved> saved_;           // of the variables used, the first ones: no more were needed
-  unsigned char* memory_ = nullptr;  // red zone, dynamic memory, red zone at `after_`
+  unsigned char* memory_ = nullptr;  // red zone, dynamic memory, from `after_` on red zone
   size_t allocated_ = 0;
   unsigned char *dynamic_ = nullptr, *after_ = nullptr;
   size_t dynamic_bytes_ = 0;

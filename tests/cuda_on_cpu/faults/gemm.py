@@ -32,7 +32,7 @@ GEMM_FAULTS = {
     "a wrong fragment of the second column": _gemm(
         "arithmetic",
         "{b.r[i], b.r[<|i + 2|>]};\n      if",
-        "2 * i + 1",
+        "2",
         dtype="bf16",
     ),
     "a wrong element of float64's fragment": _gemm(
@@ -93,8 +93,8 @@ GEMM_FAULTS = {
     ),
     "shared tiles: the epilogue run by every block": _gemm(
         "plain",
-        "e = <|part.rank * kThreads|> + threadIdx.x;",
-        "0",
+        "e < kRows * kCols; e += <|parts * kThreads|>)",
+        "kThreads",
     ),
     "shared tiles: steps that no block takes": _gemm(
         "cluster", "ceil_div(all - rank, parts)", "all / parts"
@@ -117,8 +117,8 @@ GEMM_FAULTS = {
     ),
     "shared tiles of mma: the epilogue run by every block": _gemm(
         "mma",
-        "int row = <|rank * kRowsAtOnce|> + threadIdx.x / Tile::kCols;",
-        "0",
+        "row += <|parts * kRowsAtOnce|>)",
+        "kRowsAtOnce",
         dtype="bf16",
     ),
     "sm_75: a wrong fragment of the second half": _gemm(
@@ -162,7 +162,7 @@ GEMM_FAULTS = {
     "wgmma: the wrong step along k": _gemm(
         "wgmma", "<|part * 2 * kGroupBytes|>", "part * kGroupBytes", dtype="f16"
     ),
-    "wgmma: a box's lines and depth exchanged": _gemm(
+    "wgmma: a box at the line where its depth begins": _gemm(
         "wgmma_tma",
         "static_cast<int>(<|line|>), static_cast<int>(k), full",
         "k",
