@@ -15,6 +15,13 @@ class CompensatedSum {
     lost_ += (sum_ - (next - added)) + (term - added);
     sum_ = next;
   }
+  // Another sum, and what it lost.
+  void add(V sum, V lost) {
+    *this += sum;
+    lost_ += lost;
+  }
+  V sum() const { return sum_; }
+  V lost() const { return lost_; }
   // Where the sum is infinite, what it lost is infinity - infinity.
   V value() const { return select(lost_ - lost_ == 0.0, sum_ + lost_, sum_); }
 
@@ -51,10 +58,11 @@ class LaneSum {
   double total() const {
     if constexpr (kParts > 1)
       return fold<double>(wide_[0] + wide_[1], [](double a, double b) { return a + b; });
-    double lane[Vec<A>::width];
-    Vec<double>::store(lane, compensated_.value());
-    Sum sum;
-    for (const double x : lane) sum += x;
+    double sums[Vec<A>::width], lost[Vec<A>::width];
+    Vec<double>::store(sums, compensated_.sum());
+    Vec<double>::store(lost, compensated_.lost());
+    Sum sum;  // rounded once: each lane's would be one more
+    for (int i = 0; i < Vec<A>::width; ++i) sum.add(sums[i], lost[i]);
     return sum.value();
   }
 
