@@ -1,5 +1,6 @@
 """Fixtures that every test shares: the devices present, seeds, and hypothesis' profile."""
 
+import gc
 import os
 import signal
 
@@ -39,6 +40,13 @@ _CUDA_MISSING = cuda_missing()
 if _CUDA_MISSING and os.environ.get("GDEXT_REQUIRE_CUDA") == "1":
     raise RuntimeError(f"GDEXT_REQUIRE_CUDA=1: {_CUDA_MISSING}")
 _SKIP_CUDA = pytest.mark.skipif(_CUDA_MISSING is not None, reason=str(_CUDA_MISSING))
+
+
+def pytest_collection_finish() -> None:
+    # What lasts to the end, PyTorch's modules and thousands of tests, need not be searched again
+    # at every collection of garbage.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=_SKIP_CUDA)], scope="session")

@@ -1,5 +1,6 @@
 // Every kernel that gemm chooses from, on the shapes around its tiles' edges. On a GPU gemm's
 // choice decides which of them runs; here each is asked for by name.
+#include <numeric>
 #include <utility>
 
 #include "cuda/gemm.cuh"
@@ -104,12 +105,16 @@ std::vector<acc_t<T>> product(GemmKernel kernel, const Lying<T>& a, const Lying<
 template <class T, class C>
 void expect_product(const Lying<T>& a, const Lying<T>& b, int64_t M, int64_t N, int64_t K,
                     const C& c) {
-  for (int64_t m = 0; m < M; ++m)
-    for (int64_t n = 0; n < N; ++n) {
-      double want = 0;
-      for (int64_t k = 0; k < K; ++k) want += a(m, k) * b(k, n);
+  std::vector<double> column(K), rows;  // read once
+  for (int64_t i = 0; i < M * K; ++i) rows.push_back(a(i / K, i % K));
+  for (int64_t n = 0; n < N; ++n) {
+    for (int64_t k = 0; k < K; ++k) column[k] = b(k, n);
+    for (int64_t m = 0; m < M; ++m) {
+      const double want =
+          std::inner_product(column.begin(), column.end(), rows.begin() + m * K, 0.0);
       near(c[m * N + n], want, 0, "C", m * N + n);
     }
+  }
 }
 
 // By an epilogue that reads what it writes.

@@ -121,7 +121,7 @@ void mbarrier_arrive(uint64_t* barrier, unsigned bytes_to_come, Where where) {
   // What it tells others of may be seen before the other lanes of its warp go on.
   leave_warp = one_in(4);
   if (leave_warp)
-    wait_for(Waiting::nothing, "mbarrier.arrive", where);
+    running().pause("mbarrier.arrive", where);
   else
     maybe_yield("mbarrier.arrive", where);
 }

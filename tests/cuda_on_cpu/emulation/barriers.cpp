@@ -1,6 +1,8 @@
 // Barriers of a block, a warp, a cluster and a grid.
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "schedule.h"
@@ -8,14 +10,18 @@
 namespace emulation {
 namespace {
 
-void check_meeting(const Thread& thread, const Thread& other, const std::string& group) {
-  const auto same = [](const char* a, const char* b) { return a == b || strcmp(a, b) == 0; };
-  if (thread.where.line() == other.where.line() && same(thread.what, other.what) &&
-      same(thread.where.file_name(), other.where.file_name()))
-    return;
-  fail("is at " + std::string(thread.what) + " while " + place_of(other) + ", of the same " +
-           group + ", is at " + other.what + ", line " + std::to_string(other.where.line()),
-       thread.where);
+bool same(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
+
+bool same_place(const char* what, Where where, const char* other, Where other_where) {
+  return where.line() == other_where.line() && same(what, other) &&
+         same(where.file_name(), other_where.file_name());
+}
+
+[[noreturn]] void fail_apart(const Thread& other, const char* group, const char* what,
+                             Where where) {
+  fail("is at " + std::string(what) + " while " + place_of(other) + ", of the same " + group +
+           ", is at " + other.what + ", line " + std::to_string(other.where.line()),
+       where);
 }
 
 // Used again, as allocations are dear under AddressSanitizer.
@@ -29,6 +35,17 @@ Exchange& take_exchange() {
 }
 
 }  // namespace
+
+void Exchange::offer(int lane, const void* from, size_t bytes_of_each) {
+  bytes = bytes_of_each;
+  unsigned char* to = &offers[lane * bytes];
+  if (bytes == 4)  // most are, or of 8; not a call for these
+    memcpy(to, from, 4);
+  else if (bytes == 8)
+    memcpy(to, from, 8);
+  else if (bytes)
+    memcpy(to, from, bytes);
+}
 
 void HasRead::operator()(Exchange* exchange) const {
   if (--exchange->readers == 0) unused_exchanges.push_back(exchange);
@@ -54,68 +71,82 @@ int block_barrier(int id, int count, bool wait, bool predicate, const char* what
              " threads, while those that are there expect " + std::to_string(barrier.expected),
          where);
   // Threads of one block that stop at two lines pair up on a GPU; no kernel is meant to do so.
-  if (wait && id == 0 && !barrier.waiting.empty()) check_meeting(me, *barrier.waiting[0], "block");
+  if (wait && id == 0 && !barrier.waiting.empty())
+    if (const Thread& other = *barrier.waiting[0];
+        !same_place(what, where, other.what, other.where))
+      fail_apart(other, "block", what, where);
   ++barrier.arrived;
   barrier.predicates += predicate;
-  if (wait) barrier.waiting.push_back(&me);
-  const bool complete = barrier.arrived == barrier.expected;
-  if (complete) {
+  if (wait) {
+    barrier.waiting.push_back(&me);
+    me.set_ready(false);
+  }
+  if (barrier.arrived == barrier.expected) {
     barrier.arrived = 0;
     for (Thread* thread : barrier.waiting) {
       thread->barrier_result = barrier.predicates;
-      if (thread != &me) make_ready(*thread);
+      thread->set_ready(true);
     }
     barrier.waiting.clear();
   }
-  if (wait) wait_for(complete ? Waiting::nothing : Waiting::block_barrier, what, where);
+  if (wait) me.pause(what, where);
   return me.barrier_result;
 }
 
-int lane() { return running().index % warpSize; }
+namespace {
 
-uint32_t lanes_of_warp() {
-  const Thread& me = running();
-  const int lanes = me.block->threads.size() - me.index / warpSize * warpSize;
-  return lanes >= warpSize ? 0xffffffffu : (1u << lanes) - 1;
+const Thread& first_of(uint32_t lanes, const Thread& of_warp) {
+  return *of_warp.block->threads[of_warp.index / warpSize * warpSize + std::countr_zero(lanes)];
 }
+
+}  // namespace
+
+int lane() { return running().lane(); }
+
+uint32_t lanes_of_warp() { return running().warp->lanes; }
 
 ExchangeToRead meet(uint32_t mask, const void* offer, size_t bytes, const char* what, Where where) {
   Thread& me = running();
-  const int my_lane = lane();
-  if (!(mask >> my_lane & 1))
-    fail(std::string(what) + ": lane " + std::to_string(my_lane) + " is not in its own mask",
+  Warp& warp = *me.warp;
+  const uint32_t bit = me.lane_bit();
+  if (!(mask & bit))
+    fail(std::string(what) + ": lane " + std::to_string(me.lane()) + " is not in its own mask",
          where);
-  me.what = what;
-  me.where = where;
-  me.mask = mask & lanes_of_warp();
-  if (bytes) memcpy(me.offer.data(), offer, bytes);
-  if (const uint32_t left = me.mask & me.warp->left)
+  mask &= warp.lanes;
+  if (const uint32_t left = mask & warp.left)
     fail(std::string(what) + ": its mask names lane " + std::to_string(std::countr_zero(left)) +
              ", which has left the kernel",
          where);
 
-  // The last to come sees the others.
-  const bool complete = (me.mask & ~me.warp->meeting) == me.lane_bit();
-  if (complete) {
-    Thread* const* warp = &me.block->threads[me.index - my_lane];
-    Exchange& exchange = take_exchange();
-    exchange.lanes = me.mask;
-    exchange.readers = std::popcount(me.mask);
-    for (uint32_t lanes = me.mask; lanes; lanes &= lanes - 1) {
-      const int l = std::countr_zero(lanes);
-      Thread& other = *warp[l];
-      check_meeting(me, other, "warp");
-      if (other.mask != me.mask)
-        fail(std::string(what) + ": its mask names lane " + std::to_string(l) +
-                 ", which has another mask",
-             where);
-      if (bytes) memcpy(exchange.offers[l].data(), other.offer.data(), bytes);
-      other.exchange = &exchange;
-      if (l != my_lane) make_ready(other);
+  auto meeting = std::find_if(warp.meetings.begin(), warp.meetings.end(),
+                              [=](const Meeting& m) { return m.mask == mask; });
+  if (meeting == warp.meetings.end())
+    meeting = warp.meetings.insert(meeting, {mask, 0, what, where, &take_exchange()});
+  else if (!same_place(what, where, meeting->what, meeting->where))
+    fail_apart(first_of(meeting->arrived, me), "warp", what, where);
+  Exchange& exchange = *meeting->exchange;
+  exchange.offer(me.lane(), offer, bytes);
+  meeting->arrived |= bit;
+  if (meeting->arrived == mask) {
+    exchange.lanes = mask;
+    exchange.readers = std::popcount(mask);
+    warp.meetings.erase(meeting);
+    warp.meeting &= ~mask;
+    warp.ready |= mask;
+  } else {
+    // All have come, some of them to another meeting.
+    if ((mask & ~warp.meeting) == bit) {
+      const Thread& other = first_of(mask & ~meeting->arrived, me);
+      if (!same_place(what, where, other.what, other.where)) fail_apart(other, "warp", what, where);
+      fail(std::string(what) + ": its mask names lane " + std::to_string(other.lane()) +
+               ", which has another mask",
+           where);
     }
+    warp.meeting |= bit;
+    me.set_ready(false);
   }
-  wait_for(complete ? Waiting::nothing : Waiting::warp, what, where);
-  return ExchangeToRead(me.exchange);
+  me.pause(what, where);
+  return ExchangeToRead(&exchange);
 }
 
 void cluster_arrive(Where where) {
@@ -133,41 +164,42 @@ void let_cluster_go_on(Cluster& cluster) {
   ++cluster.phase;
   cluster.arrived = 0;
   for (Block* block : cluster.blocks)
-    for (Thread* thread : block->threads)
-      if (thread->waiting == Waiting::cluster) make_ready(*thread);
+    for (Warp& warp : block->warps) warp.ready |= std::exchange(warp.at_cluster, 0);
 }
 
 void cluster_wait(Where where) {
   Thread& me = running();
   if (!me.cluster_arrived) fail("waits at the cluster's barrier without having arrived", where);
-  const bool complete = me.block->cluster->phase != me.cluster_phase;
-  wait_for(complete ? Waiting::nothing : Waiting::cluster, "the cluster's barrier", where);
+  if (me.block->cluster->phase == me.cluster_phase)
+    me.set_ready(false), me.warp->at_cluster |= me.lane_bit();
+  me.pause("the cluster's barrier", where);
   me.cluster_arrived = false;
 }
 
 void grid_barrier(Where where) {
   Grid& all = grid();
   if (!all.cooperative) fail("grid barrier in a launch that is not cooperative", where);
-  const bool complete = ++all.arrived == all.threads;
-  if (complete) {
-    all.arrived = 0;
-    for (Thread* thread : all.waiting) make_ready(*thread);
+  Thread& me = running();
+  me.set_ready(false);
+  all.waiting.push_back(&me);
+  if (static_cast<int>(all.waiting.size()) == all.threads) {
+    for (Thread* thread : all.waiting) thread->set_ready(true);
     all.waiting.clear();
-  } else {
-    all.waiting.push_back(&running());
   }
-  wait_for(complete ? Waiting::nothing : Waiting::grid, "the grid's barrier", where);
+  me.pause("the grid's barrier", where);
 }
 
 void wait_until(std::function<bool()> condition, const char* what, Where where) {
   Thread& me = running();
   if (condition()) return;
   me.condition = std::move(condition);
-  wait_for(Waiting::condition, what, where);
+  me.set_ready(false);
+  me.warp->polling |= me.lane_bit();
+  me.pause(what, where);
 }
 
 void maybe_yield(const char* what, Where where) {
-  if (one_in(2)) wait_for(Waiting::nothing, what, where);
+  if (one_in(2)) running().pause(what, where);
 }
 
 }  // namespace emulation

@@ -63,8 +63,12 @@ void wait_until(std::function<bool()> condition, const char* what, Where where);
 // What the lanes in `lanes` have handed each other.
 struct Exchange {
   uint32_t lanes;
-  std::array<std::array<unsigned char, kOfferBytes>, warpSize> offers;
   int readers = 0;
+  size_t bytes;  // of each lane's offer; the same for all, as all come from one line
+  alignas(kOfferBytes) std::array<unsigned char, kOfferBytes * warpSize> offers;
+
+  void offer(int lane, const void* from, size_t bytes);
+  const unsigned char* of(int lane) const { return &offers[lane * bytes]; }
 };
 struct HasRead {
   void operator()(Exchange* exchange) const;

@@ -22,6 +22,11 @@ double value_of(Element type, uint32_t bits) {
 }
 int bytes_of(Element type) { return type == Element::tf32 ? 4 : 2; }
 
+constexpr int kDoubleBias = 1023;
+double power_of_2(int exponent) {
+  return std::bit_cast<double>(static_cast<uint64_t>(exponent + kDoubleBias) << 52);
+}
+
 void want_full_warps(const char* what, Where where) {
   if (lanes_of_warp() != kAllLanes) fail(std::string(what) + " in a warp of fewer lanes", where);
 }
@@ -35,11 +40,15 @@ float tensor_core_sum(float c, const double* products, int count) {
     plain += products[i];
   }
   if (!std::isfinite(plain) || largest == 0) return static_cast<float>(plain);
+  // By the power of 2 that makes the last bit kept a 1, so that the rest is cut off by int64_t. (No
+  // product of floats is too small for a normal double.)
   constexpr int kBits = 25;  // float32's 24 and one more
-  const double last_bit = std::ldexp(1.0, std::ilogb(largest) + 1 - kBits);
-  double sum = std::trunc(c / last_bit);
-  for (int i = 0; i < count; ++i) sum += std::trunc(products[i] / last_bit);
-  sum *= last_bit;
+  const int exponent = static_cast<int>(std::bit_cast<uint64_t>(largest) >> 52) - kDoubleBias;
+  const double last_bit = power_of_2(exponent + 1 - kBits),
+               scale = power_of_2(kBits - 1 - exponent);
+  auto whole = static_cast<int64_t>(c * scale);
+  for (int i = 0; i < count; ++i) whole += static_cast<int64_t>(products[i] * scale);
+  const double sum = static_cast<double>(whole) * last_bit;
   const auto rounded = static_cast<float>(sum);
   return std::fabs(rounded) > std::fabs(sum) ? std::nextafter(rounded, 0.0f) : rounded;
 }
@@ -65,20 +74,20 @@ void mma(Element type, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b
   const float addend[4] = {c[0], c[1], c[2], c[3]};  // d may be c
   const auto exchange = meet(kAllLanes, &mine, sizeof(mine), "mma.sync", where);
   const auto offers = [&](int from) -> const Offer& {
-    return *reinterpret_cast<const Offer*>(exchange->offers[from].data());
+    return *reinterpret_cast<const Offer*>(exchange->of(from));
   };
   // Register pairs are 4 registers of k apart.
-  const int depth = 8 * packed;
   const int g = lane() / 4, t = lane() % 4;
   for (int i = 0; i < 4; ++i) {
     const int row = g + 8 * (i / 2), col = 2 * t + i % 2;
     double products[16];
-    for (int k = 0; k < depth; ++k) {
-      const int at = k / packed;  // of 8 registers along k
-      const Offer &of_a = offers(row % 8 * 4 + at % 4), &of_b = offers(col * 4 + at % 4);
-      products[k] = double(of_a.a[row / 8 + at / 4 * 2][k % packed]) * of_b.b[at / 4][k % packed];
+    int k = 0;
+    for (int at = 0; at < 8; ++at) {  // of the registers along k
+      const float* of_a = offers(row % 8 * 4 + at % 4).a[row / 8 + at / 4 * 2];
+      const float* of_b = offers(col * 4 + at % 4).b[at / 4];
+      for (int j = 0; j < packed; ++j) products[k++] = double(of_a[j]) * of_b[j];
     }
-    d[i] = tensor_core_sum(addend[i], products, depth);
+    d[i] = tensor_core_sum(addend[i], products, k);
   }
 }
 
@@ -141,7 +150,7 @@ namespace {
 struct Tile {
   Element type;
   bool mn_major;
-  uint32_t start, leading, stride, line;
+  uint32_t start, leading, stride, line_bits;  // a line is of 1 << line_bits bytes
   Where where;
 
   Tile(Element type, WgmmaOperand operand, Where where)
@@ -150,27 +159,46 @@ struct Tile {
       return static_cast<uint32_t>(operand.descriptor >> bit & 0x3fff) << 4;
     };
     start = field(0), leading = field(16), stride = field(32);
-    constexpr uint32_t kLines[4] = {16, 128, 64, 32};
-    line = kLines[operand.descriptor >> 62];
+    constexpr uint32_t kLineBits[4] = {4, 7, 6, 5};
+    line_bits = kLineBits[operand.descriptor >> 62];
     if (operand.descriptor >> 49 & 7) fail("wgmma: a base offset is not emulated", where);
     if (mn_major && type == Element::tf32) fail("wgmma: tf32 is k-major", where);
   }
 
-  // i counts rows of A or columns of B.
-  double operator()(int i, int k) const {
-    const uint32_t size = bytes_of(type), along = (mn_major ? i : k) * size;
-    const uint32_t across = mn_major ? k : i;
+  // Row i of A or column i of B; `depth` values along k.
+  void read(int i, int depth, double* values) const {
+    const uint32_t size = bytes_of(type);
+    const int at_once = mn_major ? 1 : kPiece / size;
+    for (int k = 0; k < depth; k += at_once) {
+      const unsigned char* from = piece(i, k, size);
+      for (int j = 0; j < at_once; ++j) {
+        uint32_t bits = 0;
+        if (size == 4)
+          memcpy(&bits, from + 4 * j, 4);
+        else
+          memcpy(&bits, from + 2 * j, 2);
+        values[k + j] = value_of(type, bits);
+      }
+    }
+  }
+
+ private:
+  static constexpr int kPiece = 16;  // bytes that no layout takes apart
+
+  // From element (i, k) on, to the piece's end.
+  const unsigned char* piece(int i, int k, uint32_t size) const {
+    const uint32_t along = (mn_major ? i : k) * size, across = mn_major ? k : i;
+    const uint32_t line = 1u << line_bits;
     uint32_t at = start + across % 8 * line;
-    if (line == 16)
-      at += along % 16 + along / 16 * (mn_major ? stride : leading) +
+    if (line == kPiece)
+      at += along % kPiece + along / kPiece * (mn_major ? stride : leading) +
             across / 8 * (mn_major ? leading : stride);
+    else if (mn_major)
+      at += along % line + (along >> line_bits) * leading + across / 8 * stride;
     else
-      at += along % line * mn_major + along / line * leading * mn_major + along * !mn_major +
-            across / 8 * stride;
+      at += along + across / 8 * stride;
     at ^= at >> 3 & (line - 1) & 0x70;  // the swizzle
-    uint32_t bits = 0;
-    memcpy(&bits, at_shared_address(at, size, where), size);
-    return value_of(type, bits);
+    return at_shared_address(at, mn_major ? size : kPiece, where);
   }
 };
 
@@ -214,12 +242,10 @@ void wgmma(Element type, float* d, int registers, WgmmaOperand a, WgmmaOperand b
   me.issue(me.products, [=, &me] {
     Accumulators& sum = me.accumulators[d];
     double rows[2][16], cols[2][16];
-    for (int i = 0; i < 2 * depth; ++i)
-      rows[i / depth][i % depth] = a_tile(first_row + i / depth * 8, i % depth);
+    for (int i = 0; i < 2; ++i) a_tile.read(first_row + i * 8, depth, rows[i]);
     for (int r = 0; r < registers; ++r) {
       if (r % 4 == 0)
-        for (int i = 0; i < 2 * depth; ++i)
-          cols[i / depth][i % depth] = b_tile(r / 4 * 8 + first_col + i / depth, i % depth);
+        for (int i = 0; i < 2; ++i) b_tile.read(r / 4 * 8 + first_col + i, depth, cols[i]);
       double products[16];
       for (int k = 0; k < depth; ++k) products[k] = rows[r / 2 % 2][k] * cols[r % 2][k];
       sum.value[r] = tensor_core_sum(accumulate ? sum.value[r] : 0.0f, products, depth);

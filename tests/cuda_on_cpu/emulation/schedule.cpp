@@ -38,7 +38,7 @@ void finish_thread() {
     fail("leaves while wgmma still writes its accumulators", thread.where);
   Block& block = *thread.block;
   Cluster& cluster = *block.cluster;
-  thread.waiting = Waiting::left;
+  thread.set_ready(false);
   thread.warp->left |= thread.lane_bit();
   ++block.left;
   // Those who have left are not missed at a barrier of the cluster.
@@ -49,13 +49,13 @@ void finish_thread() {
 }
 
 void thread_main() {
-  current->fiber.entered();
   (*kernel_of_thread)();
   finish_thread();
-  current->fiber.finish();
+  current->fiber.pause();
 }
 
 dim3 place_in(unsigned index, dim3 size) {
+  if (index < size.x) return dim3(index, 0, 0);  // divisions are dear
   return dim3(index % size.x, index / size.x % size.y, index / size.x / size.y);
 }
 
@@ -67,22 +67,28 @@ void run_until_it_waits(Thread& thread) {
   current = nullptr;
 }
 
-// Runs the warp's ready threads, in a random order, up to one that leaves it; whether there were
-// any.
+bool can_go_on(const Block& block) {
+  return !block.copies.empty() || std::any_of(block.warps.begin(), block.warps.end(),
+                                              [](auto& warp) { return warp.ready | warp.polling; });
+}
+
+// Runs the warp's ready threads up to one that leaves it; whether there were any. Their order: by a
+// random odd step, modulo the warp's size, from a random one on.
 bool run_warp(Block& block, int begin) {
-  const int lanes = std::min<int>(warpSize, block.threads.size() - begin);
-  std::array<int, warpSize> order;
-  std::iota(order.begin(), order.begin() + lanes, begin);
-  std::shuffle(order.begin(), order.begin() + lanes, random_numbers);
+  Warp& warp = block.warps[begin / warpSize];
+  if (!(warp.ready | warp.polling)) return false;
+  const uint32_t random = random_numbers(), step = random >> 8 | 1;
   bool any = false;
-  for (int i = 0; i < lanes; ++i) {
-    Thread& thread = *block.threads[order[i]];
-    if (thread.waiting == Waiting::condition) {
+  for (uint32_t i = 0; i < warpSize; ++i) {
+    const uint32_t lane = (random + i * step) % warpSize, bit = 1u << lane;
+    if (!((warp.ready | warp.polling) & bit)) continue;
+    Thread& thread = *block.threads[begin + lane];
+    if (warp.polling & bit) {
       current = &thread;
-      if (thread.condition()) make_ready(thread);
+      if (thread.condition()) warp.polling &= ~bit, warp.ready |= bit;
       current = nullptr;
     }
-    if (thread.waiting != Waiting::nothing) continue;
+    if (!(warp.ready & bit)) continue;
     any = true;
     leave_warp = false;
     run_until_it_waits(thread);
@@ -138,6 +144,26 @@ bool run_block(Block& block, std::vector<int>& warps, Manner manner) {
   return any;
 }
 
+std::string demangled(const char* name) {
+  int status = 0;
+  char* text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
+  std::string result = text ? text : name;
+  free(text);
+  for (const char* noise : {"(anonymous namespace)::", "void ", "gdext::cuda::", "gdext::"})
+    for (size_t at; (at = result.find(noise)) != std::string::npos;)
+      result.erase(at, strlen(noise));
+  // Without the parameters.
+  int depth = 0;
+  for (size_t i = 0; i < result.size(); ++i) {
+    if (result[i] == '<') ++depth;
+    if (result[i] == '>') --depth;
+    if (result[i] == '(' && depth == 0) return result.substr(0, i);
+  }
+  return result;
+}
+
+std::string kernel_name() { return demangled(mangled_name(the_grid.kernel)); }
+
 [[noreturn]] void report_deadlock(const std::vector<Block*>& blocks) {
   std::string text;
   std::map<std::string, int> waits;
@@ -145,7 +171,7 @@ bool run_block(Block& block, std::vector<int>& warps, Manner manner) {
   for (Block* block : blocks)
     for (Thread* thread : block->threads) {
       ++all;
-      if (thread->waiting == Waiting::left)
+      if (thread->warp->left & thread->lane_bit())
         ++left;
       else if (++waits[std::string(thread->what) + " (" + text_of(thread->where) + ")"] == 1)
         text += ", " + place_of(*thread) + " waits at " + thread->what + " (" +
@@ -154,7 +180,7 @@ bool run_block(Block& block, std::vector<int>& warps, Manner manner) {
   text += "; in all";
   for (const auto& [what, count] : waits) text += ", " + std::to_string(count) + " at " + what;
   fprintf(stderr, "kernel %s: deadlock: of %d threads %d have left the kernel%s\n",
-          the_grid.kernel.c_str(), all, left, text.c_str());
+          kernel_name().c_str(), all, left, text.c_str());
   fflush(nullptr);
   _Exit(kErrorExitCode);
 }
@@ -177,7 +203,7 @@ void run_together(std::vector<Block*> blocks, size_t dynamic_shared) {
     bool any = false;
     for (Block* block : blocks) {
       const size_t threads = block->threads.size();
-      if (block->left == static_cast<int>(threads)) continue;
+      if (!can_go_on(*block)) continue;
       enter_block(*block);
       const bool went_on = run_block(*block, warps, manner);
       any |= went_on;
@@ -206,24 +232,6 @@ void run_together(std::vector<Block*> blocks, size_t dynamic_shared) {
     }
 }
 
-std::string demangled(const char* name) {
-  int status = 0;
-  char* text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
-  std::string result = text ? text : name;
-  free(text);
-  for (const char* noise : {"(anonymous namespace)::", "void ", "gdext::cuda::", "gdext::"})
-    for (size_t at; (at = result.find(noise)) != std::string::npos;)
-      result.erase(at, strlen(noise));
-  // Without the parameters.
-  int depth = 0;
-  for (size_t i = 0; i < result.size(); ++i) {
-    if (result[i] == '<') ++depth;
-    if (result[i] == '>') --depth;
-    if (result[i] == '(' && depth == 0) return result.substr(0, i);
-  }
-  return result;
-}
-
 }  // namespace
 
 Thread& running() {
@@ -245,22 +253,15 @@ std::string place_of(const Thread& thread) {
          text_of(thread.block->index);
 }
 
-void make_ready(Thread& thread) {
-  thread.waiting = Waiting::nothing;
-  thread.warp->meeting &= ~thread.lane_bit();
-}
-
-void wait_for(Waiting why, const char* what, Where where) {
-  Thread& thread = running();
-  thread.what = what;
-  thread.where = where;
-  thread.waiting = why;
-  if (why == Waiting::warp) thread.warp->meeting |= thread.lane_bit();
-  thread.fiber.pause();
+void Warp::start(size_t threads) {
+  lanes = threads < warpSize ? (1u << threads) - 1 : 0xffffffffu;
+  ready = lanes;
+  meeting = polling = at_cluster = left = 0;
+  meetings.clear();
 }
 
 void fail(const std::string& what, Where where) {
-  fprintf(stderr, "kernel %s, %s: %s (%s)\n", the_grid.kernel.c_str(),
+  fprintf(stderr, "kernel %s, %s: %s (%s)\n", kernel_name().c_str(),
           current ? place_of(*current).c_str() : "on the host", what.c_str(),
           text_of(where).c_str());
   fflush(nullptr);
@@ -275,7 +276,7 @@ void trap() {
 // Where a sanitizer or a signal ends the process.
 void print_place() {
   if (!current) return;
-  fprintf(stderr, "in kernel %s, %s, after %s (%s)\n", the_grid.kernel.c_str(),
+  fprintf(stderr, "in kernel %s, %s, after %s (%s)\n", kernel_name().c_str(),
           place_of(*current).c_str(), *current->what ? current->what : "its start",
           text_of(current->where).c_str());
   fflush(nullptr);
@@ -297,7 +298,7 @@ void run_grid(const LaunchShape& shape, const void* kernel, const std::function<
   const size_t all_clusters = size_t{of_clusters.x} * of_clusters.y * of_clusters.z;
   const size_t cluster_blocks = shape.cluster.x * shape.cluster.y * shape.cluster.z;
   const size_t together = shape.cooperative ? all_clusters : 1;  // clusters
-  the_grid = {.kernel = demangled(mangled_name(kernel)),
+  the_grid = {.kernel = kernel,
               .cluster_size = shape.cluster,
               .cooperative = shape.cooperative,
               .threads = static_cast<int>(all_clusters * cluster_blocks * block_threads),
@@ -329,13 +330,14 @@ void run_grid(const LaunchShape& shape, const void* kernel, const std::function<
         block.barriers = {};
         block.copies.clear();
         block.threads.clear();
-        block.warps.assign((block_threads + warpSize - 1) / warpSize, {});
+        block.warps.resize((block_threads + warpSize - 1) / warpSize);
+        for (size_t w = 0; w < block.warps.size(); ++w)
+          block.warps[w].start(block_threads - w * warpSize);
         for (size_t t = 0; t < block_threads; ++t) {
           Thread& of_block = *threads[group.size() * block_threads + t];
           of_block.block = &block;
           of_block.index = t;
           of_block.warp = &block.warps[t / warpSize];
-          of_block.waiting = Waiting::nothing;
           of_block.what = "";
           of_block.cluster_arrived = of_block.products_fenced = false;
           of_block.fiber.start(thread_main);

@@ -20,17 +20,27 @@ namespace emulation {
 struct Block;
 struct Cluster;
 
-enum class Waiting { nothing, block_barrier, warp, cluster, grid, condition, left };
-
 // The accumulators of wgmma instructions that are under way.
 struct Accumulators {
   std::vector<float> value;
   int in_flight = 0;
 };
 
-// Which of its lanes wait for others of it, and which have left the kernel.
+// Lanes of `mask` that are to meet.
+struct Meeting {
+  uint32_t mask, arrived;
+  const char* what;
+  Where where;
+  Exchange* exchange;
+};
+
+// What its lanes do, a bit for each that there is. A lane in none of the first four waits at a
+// barrier of the block or the grid.
 struct Warp {
-  uint32_t meeting = 0, left = 0;
+  uint32_t ready, meeting, polling, at_cluster, left, lanes;
+  std::vector<Meeting> meetings;  // that lanes wait for
+
+  void start(size_t threads);
 };
 
 // What the scheduler reads at every turn comes first.
@@ -38,15 +48,11 @@ struct Thread {
   Fiber fiber;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  int index = 0;  // in the block
-  Waiting waiting = Waiting::left;
+  int index = 0;           // in the block
   bool under_way = false;  // something is, in `copies`, `bulk_stores` or `products`
   const char* what = "";   // it waits for, or did last
   Where where;
-  uint32_t mask = 0;  // of the lanes it meets
-  Exchange* exchange = nullptr;
-  std::array<unsigned char, kOfferBytes> offer;
-  std::function<bool()> condition;
+  std::function<bool()> condition;  // it polls
   int barrier_result = 0;
   bool cluster_arrived = false;
   long cluster_phase = 0;  // when it arrived
@@ -54,7 +60,17 @@ struct Thread {
   std::map<float*, Accumulators> accumulators;
   bool products_fenced = false;
 
-  uint32_t lane_bit() const { return 1u << index % warpSize; }
+  int lane() const { return index % warpSize; }
+  uint32_t lane_bit() const { return 1u << lane(); }
+  void set_ready(bool ready) {
+    warp->ready = (warp->ready & ~lane_bit()) | (ready ? lane_bit() : 0);
+  }
+  // Lets others run; it goes on once it is among its warp's ready lanes.
+  void pause(const char* waits_for, Where at) {
+    what = waits_for;
+    where = at;
+    fiber.pause();
+  }
   void issue(AsyncQueue& queue, AsyncQueue::Work work);  // one of its own
   void let_time_pass();
 };
@@ -93,10 +109,10 @@ struct Cluster {
 
 // The launch under way.
 struct Grid {
-  std::string kernel;
+  const void* kernel = nullptr;
   dim3 cluster_size;
   bool cooperative = false;
-  int threads = 0, arrived = 0;
+  int threads = 0;
   std::vector<Thread*> waiting;
 };
 
@@ -110,11 +126,8 @@ std::mt19937& schedule();
 bool one_in(unsigned n);
 
 std::string place_of(const Thread& thread);  // "thread (1,0,0) of block (2,0,0)"
-void make_ready(Thread& thread);
 // If all of its threads have arrived at its barrier, or left the kernel.
 void let_cluster_go_on(Cluster& cluster);
-// Until another thread, or the scheduler, makes it ready.
-void wait_for(Waiting why, const char* what, Where where);
 
 void land(Block& block, size_t copy);
 

@@ -16,7 +16,7 @@ T offer_of(const Exchange& exchange, int from) {
   if (from < 0 || from >= warpSize || !(exchange.lanes >> from & 1))
     memset(static_cast<void*>(&value), 0xff, sizeof(T));
   else
-    memcpy(static_cast<void*>(&value), exchange.offers[from].data(), sizeof(T));
+    memcpy(static_cast<void*>(&value), exchange.of(from), sizeof(T));
   return value;
 }
 
