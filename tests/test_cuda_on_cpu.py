@@ -72,9 +72,12 @@ SUITES = {
     "layers": ["activation", "layers"],
     "linear": ["linear", "linear_edges"],
     "losses": ["mse", "cross_entropy", "cross_entropy_edges"],
+    "trainer": ["fused", "fused_devices"],
+}
+# These are under sanitizers: what csrc/torch hands to the kernels is theirs above all.
+SANITIZED_SUITES = {
     "optimizer": ["sgd_op", "sgd", "sgd_state", "sgd_training", "pytorch_sgd"],
-    "trainer": ["mlp_op", "fused", "fused_arguments"],
-    "trainer's forms": ["fused_devices", "fused_errors", "fused_state"],
+    "trainer's calls": ["mlp_op", "fused_arguments", "fused_errors", "fused_state"],
 }
 CPP_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat16", "f16": "float16"}
 DTYPES = [*CPP_TYPES]
@@ -189,7 +192,8 @@ class Build:
         sources += (DRIVER / "module").glob("*.cpp")
         flags = ["-DGDEXT_CUDA=1", "-isystem", torch.include_dir, *config_flags(plan)]
         flags += [f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}", "-DTORCH_STABLE_ONLY"]
-        objects = self.compile(sources, [f"-I{CSRC}", *flags], folder, shared, prefix=None)
+        prefix = DRIVER / "module" / "prefix.h"
+        objects = self.compile(sources, [f"-I{CSRC}", *flags], folder, shared, prefix)
         kernels = [obj for obj in self.ops if obj.name.endswith(".cu.o")]
         source = Path(gdext.__file__).parent
         compiled = shutil.ignore_patterns("*.so", "__pycache__")
@@ -232,13 +236,21 @@ def primitives_with_faults(build, tmp_path_factory) -> Path:
     return build.with_faults_in_primitives([*PRIMITIVE_FAULTS.values()], folder, shared)
 
 
+def make_module(build: Build, name: str, tmp_path_factory) -> Path:
+    """The folder that Python finds it in."""
+    site, objects = (tmp_path_factory.mktemp(f"{name}_{part}") for part in ("site", "objects"))
+    build.module(site, objects, folder_of_this_run(tmp_path_factory) / f"{name}_module_objects")
+    return site
+
+
 @pytest.fixture(scope="module")
 def module(build, tmp_path_factory) -> Path:
-    """The folder that Python finds it in."""
-    site, objects = (tmp_path_factory.mktemp(f"cuda_on_cpu_{part}") for part in ("site", "module"))
-    shared = folder_of_this_run(tmp_path_factory) / "cuda_on_cpu_module_objects"
-    build.module(site, objects, shared)
-    return site
+    return make_module(build, "cuda_on_cpu", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def sanitized_module(sanitized, tmp_path_factory) -> Path:
+    return make_module(sanitized, "cuda_on_cpu_sanitized", tmp_path_factory)
 
 
 def check_op(driver: Path, dtype: str, seed: int, *op: str) -> None:
@@ -270,12 +282,14 @@ def test_every_op_under_sanitizers(sanitized, dtype):
     check_op(sanitized.ops_driver, dtype, 1)
 
 
-def run_suites(name: str, site: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    files = [TESTS / f"test_{suite}.py" for suite in SUITES[name]]
+def run_suites(
+    suites: list[str], site: Path, folder: Path, more_env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    files = [TESTS / f"test_{suite}.py" for suite in suites]
     # What the emulation says of an error it prints as it ends the process.
     options = ["-q", "--capture=sys", "-p", "no:cacheprovider", "-p", "suites"]
     paths = [str(site), str(DRIVER / "module"), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), **more_env}
     # A GPU, and whoever wants one, is not for this module.
     env["CUDA_VISIBLE_DEVICES"] = ""
     for ours in ("GDEXT_REQUIRE_CUDA", "PYTEST_ADDOPTS"):
@@ -291,15 +305,33 @@ def run_suites(name: str, site: Path, folder: Path) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("name", SUITES)
-def test_a_python_suite_on_the_cuda_kernels(name, module, tmp_path):
-    done = run_suites(name, module, tmp_path)
+def check_suites(
+    suites: list[str], site: Path, folder: Path, more_env: dict[str, str] | None = None
+) -> None:
+    done = run_suites(suites, site, folder, more_env or {})
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d{2,} passed", done.stdout.splitlines()[-1]), done.stdout
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_a_python_suite_on_the_cuda_kernels(name, module, tmp_path):
+    check_suites(SUITES[name], module, tmp_path, {"SCHEDULE_SEED": "1"})
+
+
+@pytest.mark.parametrize("name", SANITIZED_SUITES)
+def test_a_python_suite_on_the_cuda_kernels_under_sanitizers(name, sanitized_module, tmp_path):
+    libraries = [
+        subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    # Python needs neither, and the first must come before all others.
+    options = {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0"}
+    env = {**options, "SCHEDULE_SEED": "2"}
+    check_suites(SANITIZED_SUITES[name], sanitized_module, tmp_path, env)
+
+
 def test_a_module_with_cpu_kernels_is_refused(tmp_path):
-    done = run_suites("layers", Path(gdext.__file__).parents[1], tmp_path)
+    done = run_suites(SUITES["layers"], Path(gdext.__file__).parents[1], tmp_path, {})
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "this gdext has CPU kernels" in done.stderr
 

@@ -8,9 +8,12 @@ inline bool torch_has_cuda() { return false; }
 inline bool runs_on_cuda(const Tensor&) { return true; }
 bool allows_tf32();
 inline void check_built_for(const Tensor&) {}
+// From SCHEDULE_SEED in the environment, if it is there.
+bool seed_schedule();
 
 template <class F>
 auto with_cuda(const Tensor&, const F& f) {
+  [[maybe_unused]] static const bool seeded = seed_schedule();  // before the first launch
   Context context;
   context.tf32 = allows_tf32();
   return f(context);
