@@ -12,16 +12,17 @@ namespace {
 
 bool same(const char* a, const char* b) { return a == b || strcmp(a, b) == 0; }
 
-bool same_place(const char* what, Where where, const char* other, Where other_where) {
-  return where.line() == other_where.line() && same(what, other) &&
-         same(where.file_name(), other_where.file_name());
-}
-
-[[noreturn]] void fail_apart(const Thread& other, const char* group, const char* what,
-                             Where where) {
+void want_same_place(const char* what, Where where, const Thread& other, const char* group) {
+  if (where.line() == other.where.line() && same(what, other.what) &&
+      same(where.file_name(), other.where.file_name()))
+    return;
   fail("is at " + std::string(what) + " while " + place_of(other) + ", of the same " + group +
            ", is at " + other.what + ", line " + std::to_string(other.where.line()),
        where);
+}
+
+const Thread& first_of(uint32_t lanes, const Thread& of_warp) {
+  return *of_warp.block->threads[of_warp.index / warpSize * warpSize + std::countr_zero(lanes)];
 }
 
 // Used again, as allocations are dear under AddressSanitizer.
@@ -36,8 +37,7 @@ Exchange& take_exchange() {
 
 }  // namespace
 
-void Exchange::offer(int lane, const void* from, size_t bytes_of_each) {
-  bytes = bytes_of_each;
+void Exchange::offer(int lane, const void* from) {
   unsigned char* to = &offers[lane * bytes];
   if (bytes == 4)  // most are, or of 8; not a call for these
     memcpy(to, from, 4);
@@ -72,9 +72,7 @@ int block_barrier(int id, int count, bool wait, bool predicate, const char* what
          where);
   // Threads of one block that stop at two lines pair up on a GPU; no kernel is meant to do so.
   if (wait && id == 0 && !barrier.waiting.empty())
-    if (const Thread& other = *barrier.waiting[0];
-        !same_place(what, where, other.what, other.where))
-      fail_apart(other, "block", what, where);
+    want_same_place(what, where, *barrier.waiting[0], "block");
   ++barrier.arrived;
   barrier.predicates += predicate;
   if (wait) {
@@ -92,14 +90,6 @@ int block_barrier(int id, int count, bool wait, bool predicate, const char* what
   if (wait) me.pause(what, where);
   return me.barrier_result;
 }
-
-namespace {
-
-const Thread& first_of(uint32_t lanes, const Thread& of_warp) {
-  return *of_warp.block->threads[of_warp.index / warpSize * warpSize + std::countr_zero(lanes)];
-}
-
-}  // namespace
 
 int lane() { return running().lane(); }
 
@@ -120,12 +110,18 @@ ExchangeToRead meet(uint32_t mask, const void* offer, size_t bytes, const char* 
 
   auto meeting = std::find_if(warp.meetings.begin(), warp.meetings.end(),
                               [=](const Meeting& m) { return m.mask == mask; });
-  if (meeting == warp.meetings.end())
-    meeting = warp.meetings.insert(meeting, {mask, 0, what, where, &take_exchange()});
-  else if (!same_place(what, where, meeting->what, meeting->where))
-    fail_apart(first_of(meeting->arrived, me), "warp", what, where);
+  if (meeting == warp.meetings.end()) {
+    meeting = warp.meetings.insert(meeting, {mask, 0, &take_exchange()});
+    meeting->exchange->bytes = bytes;
+  } else {
+    want_same_place(what, where, first_of(meeting->arrived, me), "warp");
+  }
   Exchange& exchange = *meeting->exchange;
-  exchange.offer(me.lane(), offer, bytes);
+  if (exchange.bytes != bytes)
+    fail(std::string(what) + ": of " + std::to_string(bytes) + " bytes, while others hand over " +
+             std::to_string(exchange.bytes),
+         where);
+  exchange.offer(me.lane(), offer);
   meeting->arrived |= bit;
   if (meeting->arrived == mask) {
     exchange.lanes = mask;
@@ -137,7 +133,7 @@ ExchangeToRead meet(uint32_t mask, const void* offer, size_t bytes, const char* 
     // All have come, some of them to another meeting.
     if ((mask & ~warp.meeting) == bit) {
       const Thread& other = first_of(mask & ~meeting->arrived, me);
-      if (!same_place(what, where, other.what, other.where)) fail_apart(other, "warp", what, where);
+      want_same_place(what, where, other, "warp");
       fail(std::string(what) + ": its mask names lane " + std::to_string(other.lane()) +
                ", which has another mask",
            where);
@@ -170,8 +166,10 @@ void let_cluster_go_on(Cluster& cluster) {
 void cluster_wait(Where where) {
   Thread& me = running();
   if (!me.cluster_arrived) fail("waits at the cluster's barrier without having arrived", where);
-  if (me.block->cluster->phase == me.cluster_phase)
-    me.set_ready(false), me.warp->at_cluster |= me.lane_bit();
+  if (me.block->cluster->phase == me.cluster_phase) {
+    me.set_ready(false);
+    me.warp->at_cluster |= me.lane_bit();
+  }
   me.pause("the cluster's barrier", where);
   me.cluster_arrived = false;
 }

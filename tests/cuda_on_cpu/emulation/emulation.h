@@ -64,10 +64,10 @@ void wait_until(std::function<bool()> condition, const char* what, Where where);
 struct Exchange {
   uint32_t lanes;
   int readers = 0;
-  size_t bytes;  // of each lane's offer; the same for all, as all come from one line
+  size_t bytes;  // of each lane's offer
   alignas(kOfferBytes) std::array<unsigned char, kOfferBytes * warpSize> offers;
 
-  void offer(int lane, const void* from, size_t bytes);
+  void offer(int lane, const void* from);
   const unsigned char* of(int lane) const { return &offers[lane * bytes]; }
 };
 struct HasRead {

@@ -5,6 +5,10 @@
 #include <cstdio>
 #include <cstdlib>
 
+// AddressSanitizer's code calls it before what does not return. Its own would clear the poison from
+// the stack, of which there is none, and warn that this is not the stack that it knows.
+extern "C" __attribute__((visibility("hidden"))) void __asan_handle_no_return() {}
+
 namespace emulation {
 namespace {
 

@@ -1,4 +1,5 @@
-// A stack of its own and the place on it to continue at (x86-64, System V ABI).
+// A stack of its own and the place on it to continue at (x86-64, System V ABI). AddressSanitizer is
+// told of neither: it must not poison what is on stacks (asan-stack=0).
 #pragma once
 #include <cstddef>
 
@@ -28,7 +29,14 @@ inline __attribute__((always_inline)) void switch_to(Context* from, const Contex
                :
                : "rcx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "cc",
                  "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
-                 "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
+                 "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+#if defined(__AVX512F__)
+                 ,
+                 "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24",
+                 "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3",
+                 "k4", "k5", "k6", "k7"
+#endif
+  );
 }
 
 class Fiber {

@@ -52,6 +52,7 @@ void thread_main() {
   (*kernel_of_thread)();
   finish_thread();
   current->fiber.pause();
+  abort();
 }
 
 dim3 place_in(unsigned index, dim3 size) {
@@ -72,15 +73,16 @@ bool can_go_on(const Block& block) {
                                               [](auto& warp) { return warp.ready | warp.polling; });
 }
 
-// Runs the warp's ready threads up to one that leaves it; whether there were any. Their order: by a
-// random odd step, modulo the warp's size, from a random one on.
+// Runs the warp's ready threads up to one that leaves it; whether there were any. Their order is
+// drawn at once: a polynomial modulo the warp's size that takes each value once, as its second
+// coefficient is odd and its third even.
 bool run_warp(Block& block, int begin) {
   Warp& warp = block.warps[begin / warpSize];
   if (!(warp.ready | warp.polling)) return false;
-  const uint32_t random = random_numbers(), step = random >> 8 | 1;
+  const uint32_t random = random_numbers(), odd = random >> 8 | 1, even = random >> 16 << 1;
   bool any = false;
   for (uint32_t i = 0; i < warpSize; ++i) {
-    const uint32_t lane = (random + i * step) % warpSize, bit = 1u << lane;
+    const uint32_t lane = (random + i * (odd + i * even)) % warpSize, bit = 1u << lane;
     if (!((warp.ready | warp.polling) & bit)) continue;
     Thread& thread = *block.threads[begin + lane];
     if (warp.polling & bit) {
@@ -162,7 +164,13 @@ std::string demangled(const char* name) {
   return result;
 }
 
-std::string kernel_name() { return demangled(mangled_name(the_grid.kernel)); }
+// Made at the kernel's first launch: too much work for the stack of a thread that fails.
+const char* name_of(const void* kernel) {
+  static std::map<const void*, std::string> names;
+  const auto found = names.find(kernel);
+  if (found != names.end()) return found->second.c_str();
+  return (names[kernel] = demangled(mangled_name(kernel))).c_str();
+}
 
 [[noreturn]] void report_deadlock(const std::vector<Block*>& blocks) {
   std::string text;
@@ -179,8 +187,8 @@ std::string kernel_name() { return demangled(mangled_name(the_grid.kernel)); }
     }
   text += "; in all";
   for (const auto& [what, count] : waits) text += ", " + std::to_string(count) + " at " + what;
-  fprintf(stderr, "kernel %s: deadlock: of %d threads %d have left the kernel%s\n",
-          kernel_name().c_str(), all, left, text.c_str());
+  fprintf(stderr, "kernel %s: deadlock: of %d threads %d have left the kernel%s\n", the_grid.kernel,
+          all, left, text.c_str());
   fflush(nullptr);
   _Exit(kErrorExitCode);
 }
@@ -261,7 +269,7 @@ void Warp::start(size_t threads) {
 }
 
 void fail(const std::string& what, Where where) {
-  fprintf(stderr, "kernel %s, %s: %s (%s)\n", kernel_name().c_str(),
+  fprintf(stderr, "kernel %s, %s: %s (%s)\n", the_grid.kernel,
           current ? place_of(*current).c_str() : "on the host", what.c_str(),
           text_of(where).c_str());
   fflush(nullptr);
@@ -276,9 +284,8 @@ void trap() {
 // Where a sanitizer or a signal ends the process.
 void print_place() {
   if (!current) return;
-  fprintf(stderr, "in kernel %s, %s, after %s (%s)\n", kernel_name().c_str(),
-          place_of(*current).c_str(), *current->what ? current->what : "its start",
-          text_of(current->where).c_str());
+  fprintf(stderr, "in kernel %s, %s, after %s (%s)\n", the_grid.kernel, place_of(*current).c_str(),
+          *current->what ? current->what : "its start", text_of(current->where).c_str());
   fflush(nullptr);
 }
 
@@ -298,7 +305,7 @@ void run_grid(const LaunchShape& shape, const void* kernel, const std::function<
   const size_t all_clusters = size_t{of_clusters.x} * of_clusters.y * of_clusters.z;
   const size_t cluster_blocks = shape.cluster.x * shape.cluster.y * shape.cluster.z;
   const size_t together = shape.cooperative ? all_clusters : 1;  // clusters
-  the_grid = {.kernel = kernel,
+  the_grid = {.kernel = name_of(kernel),
               .cluster_size = shape.cluster,
               .cooperative = shape.cooperative,
               .threads = static_cast<int>(all_clusters * cluster_blocks * block_threads),

@@ -29,12 +29,10 @@ struct Accumulators {
 // Lanes of `mask` that are to meet.
 struct Meeting {
   uint32_t mask, arrived;
-  const char* what;
-  Where where;
   Exchange* exchange;
 };
 
-// What its lanes do, a bit for each that there is. A lane in none of the first four waits at a
+// What its lanes do, a bit for each that there is. A lane in none of the first five waits at a
 // barrier of the block or the grid.
 struct Warp {
   uint32_t ready, meeting, polling, at_cluster, left, lanes;
@@ -109,7 +107,7 @@ struct Cluster {
 
 // The launch under way.
 struct Grid {
-  const void* kernel = nullptr;
+  const char* kernel = "";  // its name
   dim3 cluster_size;
   bool cooperative = false;
   int threads = 0;
