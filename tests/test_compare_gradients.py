@@ -27,6 +27,34 @@ def run(folder, layers):
     return json.loads((folder / "gradients.json").read_text())
 
 
+def run_by_its_own_time(folder):
+    """Every point is feasible. In seconds that this process had: on a busy machine those on the
+    clock may be three times as many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "perf_counter", time.process_time)
+        return run(folder, LAYERS)
+
+
+def check_least_times(check, measured, folder):
+    """`check` of each engine's least times. What else the machine did can only have added to the
+    others, but may have lasted as long as a run: where it does not hold, of more runs."""
+    runs = [measured]
+    while True:
+        least = {
+            engine: [
+                min(min(p["seconds"]) for p in of_one_size)
+                for of_one_size in zip(*(points(r, engine) for r in runs), strict=True)
+            ]
+            for engine in gradients.ENGINES
+        }
+        try:
+            return check(least)
+        except AssertionError:
+            if len(runs) == 4:
+                raise
+        runs.append(run_by_its_own_time(folder / str(len(runs))))
+
+
 def plant(engine, model, x, y):
     """Instead of a measurement: a microsecond for each multiplication."""
     count = gradients.cost(engine, model)
@@ -35,11 +63,7 @@ def plant(engine, model, x, y):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Of a run in which every point is feasible, in seconds that this process had: on a busy
-    machine those on the clock may be three times as many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "perf_counter", time.process_time)
-        return run(tmp_path_factory.mktemp("measured"), LAYERS)
+    return run_by_its_own_time(tmp_path_factory.mktemp("measured"))
 
 
 @pytest.fixture(scope="module")
@@ -69,27 +93,34 @@ def test_counts_are_those_of_the_formulas_and_grow(measured):
         assert counts == measured["multiplications"][engine] == sorted(set(counts))
 
 
-def test_growth_of_the_measured_times(measured):
-    """Of the least ones, since whatever else the machine did can only have added to the others."""
-    times = [min(p["seconds"]) for p in points(measured, "path_sum")]
-    assert times[-3:] == sorted(times[-3:]) and times[-1] > WIDTH * times[-3]
-    times = [min(p["seconds"]) for p in points(measured, "backprop")]
-    assert times[0] < times[-1] < LAYERS * times[0]
+def test_growth_of_the_measured_times(measured, tmp_path):
+    def check(least):
+        times = least["path_sum"]
+        assert times[-3:] == sorted(times[-3:]) and times[-1] > WIDTH * times[-3]
+        times = least["backprop"]
+        assert times[0] < times[-1] < LAYERS * times[0]
+
+    check_least_times(check, measured, tmp_path)
 
 
-def test_fitted_growth(measured):
-    """Of the least times again. One of the three that are fitted may be twice what it should be,
-    which is a factor of 2^(1/2) in the base."""
-    bases = {}
+def test_fitted_growth(measured, tmp_path):
+    """One of the three times that are fitted may be twice what it should be, which is a factor of
+    2^(1/2) in the base."""
+
+    def check(least):
+        bases = {
+            engine: update_cost.fit([Point(engine, L, [s], 1) for L, s in enumerate(times, 1)]).base
+            for engine, times in least.items()
+        }
+        assert 0.6 < bases["backprop"] < 1.6
+        assert 0.6 * WIDTH < bases["path_sum"] < 1.6 * WIDTH
+        for engine in ("forward_mode", "finite_difference"):
+            assert 0.7 < bases[engine] < 2
+
+    check_least_times(check, measured, tmp_path)
     for engine in gradients.ENGINES:
-        found = [Point(**p) for p in points(measured, engine)]
-        bases[engine] = update_cost.fit([p._replace(seconds=[min(p.seconds)]) for p in found]).base
-        again = update_cost.fit(found)
+        again = update_cost.fit([Point(**p) for p in points(measured, engine)])
         assert measured["fits"][engine] == pytest.approx(again._asdict())
-    assert 0.6 < bases["backprop"] < 1.6
-    assert 0.6 * WIDTH < bases["path_sum"] < 1.6 * WIDTH
-    for engine in ("forward_mode", "finite_difference"):
-        assert 0.7 < bases[engine] < 2
 
 
 def test_only_what_is_feasible_is_measured(results):
