@@ -134,7 +134,7 @@ def test_training_step_with_a_learning_rate_on_the_device(options):
 @pytest.mark.parametrize("tensors", [1, 2, 113, 1008, 1009, 2100])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_long_lists_of_tensors(tensors, momentum):
-    """In kernel parameters of both sizes, and laid out in memory by the graph itself. Some are
+    """In kernel parameters of both sizes, and copied to memory by the graph itself. Some are
     empty, some begin between the boundaries of vectors, in step with their gradients or not."""
     sizes = [(0, 1, 5, 2047, 2048, 2049, 33, 8)[i % 8] for i in range(tensors)]
     memory, gradients = (torch.randn(sum(sizes) + 3, device="cuda") for _ in range(2))
@@ -158,6 +158,31 @@ def test_long_lists_of_tensors(tensors, momentum):
     for p, q in zip(params, peers, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
     assert memory[0] != 0 and memory[-2:].abs().min() > 0
+
+
+def test_a_long_list_is_the_graphs_own():
+    """What copies it to the device is not another list's before the graph is gone."""
+
+    def many(value):
+        params = [torch.full((3,), value, device="cuda", requires_grad=True) for _ in range(1500)]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        return params, gdext.optim.SGD(params, 1.0)
+
+    def values(params):
+        return torch.stack(params).unique().tolist()
+
+    (kept, kept_optimizer), (other, other_optimizer) = many(10.0), many(20.0)
+    graph, _ = capture(kept_optimizer.step)  # its warm-up: two steps
+    assert values(kept) == [8.0]
+    for step in range(1, 6):
+        other_optimizer.step()
+        graph.replay()
+        assert (values(kept), values(other)) == ([8.0 - step], [20.0 - step])
+    graph.replay()
+    del graph
+    other_optimizer.step()
+    assert (values(kept), values(other)) == ([2.0], [14.0])
 
 
 def test_grad_scale_and_found_inf_are_read_at_each_replay():

@@ -13,9 +13,15 @@
 // p, g and m are of `dtype`; the arithmetic is done in its accumulation type and rounded once, when
 // stored. Tensors may have any length, 0 too; they must not overlap one another.
 #pragma once
+#include <memory>
+
 #include "contract/common.h"
 
 namespace gdext {
+
+namespace cuda {
+struct Pinned;  // host memory that the device copies from (cuda/pinned.cuh)
+}
 
 struct SgdTensor {
   void* p;  // [n] parameter; updated
@@ -38,6 +44,7 @@ struct SgdArgs {
   const float* found_inf;       // [1] in the backend's memory, or null: 0
   void* workspace = nullptr;    // CUDA: [sgd_workspace_bytes(count)] on the device, aligned to 8
   DType lr_dtype = DType::f64;  // f32 or f64
+  std::shared_ptr<cuda::Pinned> staging = {};  // CUDA: sgd_staging(count), or null: sgd takes it
 };
 
 // The number that lr_tensor holds.
@@ -46,8 +53,8 @@ GDEXT_HD inline double read_lr(const void* lr_tensor, DType dtype) {
                              : *static_cast<const double*>(lr_tensor);
 }
 
-// How many tensors one CUDA launch can take in its parameters. Longer lists need a workspace: an
-// entry for each tensor, and a number for every kSgdStride of them.
+// How many tensors a CUDA launch can take in its parameters. A longer list is copied to a
+// workspace: an entry for each tensor, and a number for every kSgdStride of them.
 constexpr int64_t kSgdTensorsInParameters = 1008;
 constexpr int64_t kSgdEntryBytes = 32;
 constexpr int kSgdStride = 16;
@@ -61,6 +68,10 @@ void sgd(const SgdArgs&, Context);
 }
 namespace cuda {
 void sgd(const SgdArgs&, Context);
-}
+// The host's memory that a list of `count` tensors is copied from, for the current device; null
+// where none is needed. Who updates several lists takes it for all of them before the first one:
+// there may be too little.
+std::shared_ptr<Pinned> sgd_staging(int64_t count);
+}  // namespace cuda
 
 }  // namespace gdext

@@ -66,6 +66,13 @@ constexpr int code_capability(std::string_view archs, int capability) {
 }
 inline int code_capability() { return code_capability(GDEXT_CUDA_ARCHS, compute_capability()); }
 
+// For what is no launch. `what` was asked of CUDA.
+inline void check_cuda(const char* what, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // forgets it: whoever asks next is not told of it again
+  throw std::runtime_error(std::string("gdext: CUDA, ") + what + ": " + cudaGetErrorString(error));
+}
+
 [[noreturn]] inline void throw_launch_error(const char* name, cudaError_t error) {
   std::string message =
       std::string("gdext: CUDA kernel ") + name + ": " + cudaGetErrorString(error);

@@ -4,12 +4,6 @@
 
 namespace gdext::cuda {
 
-inline void check_cuda(const char* what, cudaError_t error) {
-  if (error == cudaSuccess) return;
-  cudaGetLastError();
-  throw std::runtime_error(std::string("gdext: CUDA, ") + what + ": " + cudaGetErrorString(error));
-}
-
 class Graph {
  public:
   // record(context) launches; nothing runs yet. It is recorded on a stream of its own: that of

@@ -6,6 +6,7 @@
 // on before it stores anything: the update waits for memory alone, and memory wants many loads at
 // once.
 #include "common/sgd_rule.h"
+#include "cuda/pinned.cuh"
 #include "cuda/sgd_table.cuh"
 
 namespace gdext::cuda {
@@ -128,55 +129,43 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     chunk.template update<1>();
 }
 
-// Lays a piece of a long table into the workspace.
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
-    sgd_table_kernel(const __grid_constant__ SgdTable<kLargeTable> piece, SgdEntry* entries,
-                     uint32_t* first_block) {
-  for (int i = threadIdx.x; i < piece.count; i += kThreads) entries[i] = piece.entries[i];
-  const int strides = static_cast<int>(ceil_div(piece.count, kSgdStride));
-  for (int i = threadIdx.x; i < strides; i += kThreads) first_block[i] = piece.first_block[i];
-}
-
-template <class T>
-SgdTableInMemory lay_out(SgdFiller<T>& filler, void* workspace, Context context) {
-  if (!workspace) throw std::logic_error("gdext: sgd: wanted a workspace for so many tensors");
-  const SgdTableInMemory table(workspace, filler.count());
-  SgdTable<kLargeTable> piece;
-  for (int64_t i = 0; i < table.count; i += kLargeTable) {
-    filler.fill(piece);
-    launch("sgd, its list of tensors", sgd_table_kernel, 1, kThreads, context, piece,
-           table.entries + i, table.first_block + i / kSgdStride);
-  }
-  return table;
-}
-
 }  // namespace
+
+std::shared_ptr<Pinned> sgd_staging(int64_t count) {
+  const int64_t bytes = sgd_workspace_bytes(count);
+  return bytes ? take_pinned(static_cast<size_t>(bytes)) : nullptr;
+}
 
 void sgd(const SgdArgs& args, Context context) {
   for_dtype(args.dtype, [&](auto tag) {
     using T = decltype(tag);
-    SgdFiller<T> filler(args);
     const SgdUpdate<T> update{
         {args.lr, args.momentum, args.dampening, args.weight_decay, args.nesterov, args.maximize},
         args.lr_tensor,
         args.lr_dtype,
         args.grad_scale,
         args.found_inf};
-    const auto launch_with = [&](const auto& table) {
-      launch("sgd", sgd_kernel<T, std::decay_t<decltype(table)>>, filler.blocks(), kThreads,
-             context, table, update);
+    const auto launch_with = [&](const auto& table, int64_t blocks) {
+      launch("sgd", sgd_kernel<T, std::decay_t<decltype(table)>>, blocks, kThreads, context, table,
+             update);
     };
     const auto launch_with_parameters = [&](auto capacity) {
       SgdTable<decltype(capacity)::value> table;
-      filler.fill(table);
-      launch_with(table);
+      const int64_t blocks = fill<T>(table, args);
+      launch_with(table, blocks);
     };
-    if (filler.count() <= kSmallTable)
+    if (args.count <= kSmallTable) {
       launch_with_parameters(std::integral_constant<int, kSmallTable>{});
-    else if (filler.count() <= kLargeTable)
+    } else if (args.count <= kLargeTable) {
       launch_with_parameters(std::integral_constant<int, kLargeTable>{});
-    else
-      launch_with(lay_out(filler, args.workspace, context));
+    } else {
+      if (!args.workspace) throw std::logic_error("gdext: sgd: wanted a workspace");
+      const auto staging = args.staging ? args.staging : sgd_staging(args.count);
+      SgdTableInMemory table(address_of(*staging), args.count);
+      const int64_t blocks = fill<T>(table, args);
+      copy_to_device(staging, args.workspace, sgd_workspace_bytes(args.count), context);
+      launch_with(SgdTableInMemory(args.workspace, args.count, table.count), blocks);
+    }
   });
 }
 

@@ -6,13 +6,9 @@
 // copies all of its parameters several times on the host; and what sm_70 and newer take, 32,764
 // bytes.
 //
-// Lists longer than that are laid into the caller's workspace, piece by piece, by kernels that
-// carry the pieces in their parameters, so that the update is one launch however long the list. A
-// copy from the host would not do: a captured one reads the host's memory anew at each replay.
-// Keeping the table from step to step would save one launch for each kLargeTable tensors (some
-// microseconds, where Python takes half a millisecond over that many), and then needs to know
-// whether the stream is capturing, on which stream the table was last read, and that no gradient
-// has moved.
+// Longer ones are copied to the caller's workspace, so that the update is one launch however long
+// the list. A captured copy reads the host's memory anew at each replay: the graph holds it
+// (pinned.cuh).
 #pragma once
 #include "contract/sgd.h"
 #include "cuda/common.cuh"
@@ -23,7 +19,7 @@ struct SgdEntry {
   void* p;
   void* g;
   void* m;
-  uint64_t n : 63;  // > 0: empty tensors are left out
+  uint64_t n : 63;  // > 0
   uint64_t first : 1;
 };
 static_assert(sizeof(SgdEntry) == kSgdEntryBytes);
@@ -53,7 +49,8 @@ struct SgdChunks {
   GDEXT_HD static uint64_t address(const void* at) { return reinterpret_cast<uintptr_t>(at); }
 };
 
-// Every kSgdStride-th tensor's first block is written down; between them, chunks are counted.
+// Empty tensors are left out. Every kSgdStride-th tensor's first block is written down; between
+// them, chunks are counted.
 template <int kCapacity>
 struct SgdTable {
   static_assert(kCapacity % kSgdStride == 0);
@@ -62,16 +59,16 @@ struct SgdTable {
   int count;
 };
 
-// The same in the caller's workspace.
+// The same in memory of sgd_workspace_bytes(capacity), the host's or the device's.
 struct SgdTableInMemory {
-  SgdEntry* entries;      // [count]
-  uint32_t* first_block;  // [ceil(count / kSgdStride)]
+  SgdEntry* entries;      // [capacity]
+  uint32_t* first_block;  // [ceil(capacity / kSgdStride)]
   int count;
 
-  SgdTableInMemory(void* workspace, int64_t count)
-      : entries(static_cast<SgdEntry*>(workspace)),
-        first_block(reinterpret_cast<uint32_t*>(entries + count)),
-        count(static_cast<int>(count)) {}
+  SgdTableInMemory(void* memory, int64_t capacity, int count = 0)
+      : entries(static_cast<SgdEntry*>(memory)),
+        first_block(reinterpret_cast<uint32_t*>(entries + capacity)),
+        count(count) {}
 };
 
 // What a block works on.
@@ -98,32 +95,20 @@ __device__ SgdPlace find_chunk(const Table& table, uint32_t block) {
   }
 }
 
-// Takes the tensors of a list in order, a table's worth at a time.
-template <class T>
-class SgdFiller {
- public:
-  explicit SgdFiller(const SgdArgs& args) : next_(args.tensors), end_(args.tensors + args.count) {
-    for (const SgdTensor* t = next_; t != end_; ++t) count_ += t->n != 0;
+// Writes a list into a table that has room for it; returns how many blocks update it.
+template <class T, class Table>
+int64_t fill(Table& table, const SgdArgs& args) {
+  int64_t blocks = 0;
+  table.count = 0;
+  for (const SgdTensor* t = args.tensors; t != args.tensors + args.count; ++t) {
+    if (t->n == 0) continue;
+    if (table.count % kSgdStride == 0)
+      table.first_block[table.count / kSgdStride] = static_cast<uint32_t>(blocks);
+    SgdEntry& entry = table.entries[table.count++];
+    entry = {t->p, t->g, t->m, static_cast<uint64_t>(t->n), t->first};
+    blocks += SgdChunks<T>::count(entry);
   }
-  int64_t count() const { return count_; }    // of all tensors that are not empty
-  int64_t blocks() const { return blocks_; }  // for those taken so far
-
-  template <int kCapacity>
-  void fill(SgdTable<kCapacity>& table) {
-    for (table.count = 0; next_ != end_ && table.count < kCapacity; ++next_) {
-      if (next_->n == 0) continue;
-      if (table.count % kSgdStride == 0)
-        table.first_block[table.count / kSgdStride] = static_cast<uint32_t>(blocks_);
-      SgdEntry& entry = table.entries[table.count++];
-      entry = {next_->p, next_->g, next_->m, static_cast<uint64_t>(next_->n), next_->first};
-      blocks_ += SgdChunks<T>::count(entry);
-    }
-  }
-
- private:
-  const SgdTensor* next_;
-  const SgdTensor* end_;
-  int64_t count_ = 0, blocks_ = 0;
-};
+  return blocks;
+}
 
 }  // namespace gdext::cuda

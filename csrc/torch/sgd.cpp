@@ -133,14 +133,26 @@ struct Group {
   std::vector<SgdTensor> tensors;
   OptionalTensor lr, grad_scale, found_inf;  // on the device, of dtypes that the kernel reads
   OptionalTensor workspace;
+  std::shared_ptr<cuda::Pinned> staging;
 };
+
+// Room for a list, on the device and on the host, where the kernel wants it.
+void make_room([[maybe_unused]] Group& group) {
+#if GDEXT_CUDA
+  const auto count = static_cast<int64_t>(group.tensors.size());
+  const int64_t bytes = sgd_workspace_bytes(count);
+  if (!runs_on_cuda(group.like) || bytes == 0) return;
+  group.workspace = empty({bytes}, ScalarType::Byte, group.like);
+  group.staging = with_cuda(group.like, [&](Context) { return cuda::sgd_staging(count); });
+#endif
+}
 
 size_t group_of(const Meta& p, size_t i, const TensorList& params, std::vector<Group>& groups) {
   for (size_t g = 0; g < groups.size(); ++g) {
     if (groups[g].first.is_kind_of(p)) return g;
   }
   const Tensor like = params.tensor(i);
-  groups.push_back({p, like, Numbers(like, i), {}, {}, {}, {}, {}});
+  groups.push_back({p, like, Numbers(like, i), {}, {}, {}, {}, {}, {}});
   return groups.size() - 1;
 }
 
@@ -236,12 +248,7 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
     put_beside(grads, grad_scale.has_value(), tensor.g);
     if (buffers) put_beside(momentum_buffers, true, tensor.m);
   }
-  for (Group& group : groups) {
-    const int64_t bytes = sgd_workspace_bytes(static_cast<int64_t>(group.tensors.size()));
-    if (runs_on_cuda(group.like) && bytes) {
-      group.workspace = empty({bytes}, ScalarType::Byte, group.like);
-    }
-  }
+  for (Group& group : groups) make_room(group);
   if (check_only) return;
   copies.fill();
   for (Group& group : groups) {
@@ -264,7 +271,8 @@ void sgd_(const TensorList& params, const TensorList& grads, const TensorList& m
                        static_cast<const float*>(data(group.grad_scale)),
                        static_cast<const float*>(data(group.found_inf)),
                        group.workspace ? group.workspace->mutable_data_ptr() : nullptr,
-                       lr_type == ScalarType::Float ? DType::f32 : DType::f64};
+                       lr_type == ScalarType::Float ? DType::f32 : DType::f64,
+                       group.staging};
     GDEXT_RUN(group.like, sgd, args);
   }
   copies.write_back();

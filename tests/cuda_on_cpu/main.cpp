@@ -19,6 +19,7 @@ void test_gemm_choice();
 void test_peak();
 void test_mlp_resident();
 void test_mlp_runs();
+void test_sgd_lists();
 
 namespace {
 
@@ -61,27 +62,6 @@ void test_launch() {
   if (emulation::launches != before) fail("launched blocks");
 }
 
-void test_sgd_launches() {
-  constexpr int kTensors = 2 * kSgdTensorsInParameters + 1;
-  std::vector<float> p(kTensors), g(kTensors);
-  std::vector<SgdTensor> tensors;
-  for (int i = 0; i < kTensors; ++i) tensors.push_back({&p[i], &g[i], nullptr, 1, false});
-  std::vector<int64_t> workspace(sgd_workspace_bytes(kTensors) / 8 + 1);
-  SgdArgs args{DType::f32, tensors.data(), 0,     0.1,     nullptr, 0, 0,
-               0,          false,          false, nullptr, nullptr};
-  args.workspace = workspace.data();
-  const auto launches = [&](int64_t count) {
-    const long before = emulation::launches;
-    args.count = count;
-    cuda::sgd(args, {});
-    return emulation::launches - before;
-  };
-  begin_case("sgd, launches");
-  // A longer list is laid into the workspace first, by a launch for each part.
-  if (launches(1) != 1 || launches(kSgdTensorsInParameters) != 1 || launches(kTensors) != 4)
-    fail("not one launch for the update");
-}
-
 void trap_on_class_index() {
   float x[2 * 3] = {}, loss, norm, stats[2 * 2];
   const int64_t index[2] = {1, 3};
@@ -98,7 +78,7 @@ bool run(const std::string& dtype, const std::string& op) {
     tests.push_back({"gemm", test_gemm<decltype(element)>});
     tests.push_back({"gemm choice", test_gemm_choice});
     tests.push_back({"launch", test_launch});
-    tests.push_back({"sgd launches", test_sgd_launches});
+    tests.push_back({"sgd lists", test_sgd_lists});
     tests.push_back({"peak", test_peak});
     if (std::is_same_v<decltype(element), float>) {
       tests.push_back({"mlp_runs", test_mlp_runs});

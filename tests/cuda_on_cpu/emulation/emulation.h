@@ -19,9 +19,12 @@ constexpr int kTrapExitCode = 77;      // of the process, where a kernel calls _
 constexpr int kErrorExitCode = 78;     // where a kernel does what it must not
 constexpr size_t kOfferBytes = 64;     // that a lane may hand over
 extern long launches, graph_launches;  // so far
+extern long host_allocations;          // of pinned memory
 extern cudaError_t next_launch_error;  // the next launch fails with it, once
 extern cudaError_t next_graph_error;   // so does the next graph made executable
+extern cudaError_t next_host_error;    // and the next allocation of pinned memory
 extern cudaError_t last_error;         // what cudaGetLastError tells, once
+extern bool events_wait;               // recorded events are not over yet, for cudaEventQuery
 
 // The device; the defaults are an H100's.
 struct Device {
@@ -42,8 +45,10 @@ void seed(unsigned schedule);
 cudaError_t read_launch_shape(const cudaLaunchConfig_t& config, const void* kernel,
                               LaunchShape& shape);
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
-// Whether the stream is captured: then the launch waits in its graph.
+// Whether the stream is captured: then the launch, or the copy, waits in its graph.
 bool record(cudaStream_t stream, const std::function<void()>& launch);
+// cudaSuccess unless the thread must not do so while a stream is captured.
+cudaError_t capture_permits();
 void run_grid(const LaunchShape& shape, const void* kernel, const std::function<void()>& thread);
 
 // Prints the kernel, the block, the thread and the line, and ends the process.

@@ -5,14 +5,36 @@
 #include <memory>
 #include <vector>
 
+struct emulated_user_object {
+  void* data;
+  cudaHostFn_t destroy;
+  ~emulated_user_object() { destroy(data); }
+};
 struct emulated_graph {
   std::vector<std::function<void()>> launches;
+  std::vector<std::shared_ptr<emulated_user_object>> objects;
 };
 struct emulated_stream {
   std::unique_ptr<emulated_graph> captured;
+  cudaStreamCaptureMode mode;
+};
+struct emulated_event {
+  bool recorded = false;
 };
 
 namespace emulation {
+
+bool events_wait = false;
+
+namespace {
+int global_captures = 0;
+thread_local cudaStreamCaptureMode mode_of_thread = cudaStreamCaptureModeGlobal;
+}  // namespace
+
+cudaError_t capture_permits() {
+  const bool permits = global_captures == 0 || mode_of_thread == cudaStreamCaptureModeRelaxed;
+  return permits ? cudaSuccess : last_error = cudaErrorStreamCaptureUnsafe;
+}
 
 bool record(cudaStream_t stream, const std::function<void()>& launch) {
   if (!stream || !stream->captured) return false;
@@ -40,9 +62,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return stream && stream->captured ? last_error = cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   if (!stream || stream->captured) return last_error = cudaErrorStreamCaptureUnsupported;
   stream->captured = std::make_unique<emulated_graph>();
+  stream->mode = mode;
+  global_captures += mode == cudaStreamCaptureModeGlobal;
+  return cudaSuccess;
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, mode_of_thread);
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -50,9 +78,34 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
       stream && stream->captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
+cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatus* status,
+                                     unsigned long long*, cudaGraph_t* graph) {
+  *graph = stream ? stream->captured.get() : nullptr;
+  return cudaStreamIsCapturing(stream, status);
+}
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (!stream || !stream->captured) return last_error = cudaErrorStreamCaptureUnsupported;
   *graph = stream->captured.release();
+  global_captures -= stream->mode == cudaStreamCaptureModeGlobal;
+  return cudaSuccess;
+}
+
+cudaError_t cudaUserObjectCreate(cudaUserObject_t* object, void* data, cudaHostFn_t destroy,
+                                 unsigned references, unsigned flags) {
+  if (references != 1 || flags != cudaUserObjectNoDestructorSync)
+    return last_error = cudaErrorInvalidValue;
+  *object = new emulated_user_object{data, destroy};
+  return cudaSuccess;
+}
+cudaError_t cudaUserObjectRelease(cudaUserObject_t object, unsigned) {
+  delete object;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphRetainUserObject(cudaGraph_t graph, cudaUserObject_t object,
+                                      unsigned references, unsigned flags) {
+  if (!graph || references != 1 || flags != cudaGraphUserObjectMove)
+    return last_error = cudaErrorInvalidValue;
+  graph->objects.emplace_back(object);
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
@@ -79,9 +132,19 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = nullptr;
+  *event = new emulated_event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  event->recorded = true;
+  return cudaSuccess;
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (const cudaError_t error = capture_permits()) return error;
+  return events_wait && event->recorded ? last_error = cudaErrorNotReady : cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}

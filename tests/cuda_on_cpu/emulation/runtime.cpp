@@ -11,9 +11,9 @@ extern "C" void __sanitizer_set_death_callback(void (*)()) __attribute__((weak))
 
 namespace emulation {
 
-long launches = 0, graph_launches = 0;
+long launches = 0, graph_launches = 0, host_allocations = 0;
 cudaError_t next_launch_error = cudaSuccess, next_graph_error = cudaSuccess,
-            last_error = cudaSuccess;
+            next_host_error = cudaSuccess, last_error = cudaSuccess;
 Device device;
 void print_place();
 
@@ -24,6 +24,7 @@ struct Allowed {
   bool large_clusters = false;
 };
 std::map<const void*, Allowed> allowed;  // what cudaFuncSetAttribute has been told
+std::map<const void*, size_t> pinned;    // bytes at each address of cudaHostAlloc's
 
 Allowed& allowed_of(const void* kernel) {
   const size_t of_statics = static_shared_bytes_of(mangled_name(kernel));
@@ -31,6 +32,13 @@ Allowed& allowed_of(const void* kernel) {
 }
 
 size_t count(dim3 size) { return size_t{size.x} * size.y * size.z; }
+
+bool is_pinned(const void* address, size_t bytes) {
+  const auto after = pinned.upper_bound(address);
+  if (after == pinned.begin()) return false;
+  const auto& [begin, size] = *std::prev(after);
+  return static_cast<const char*>(address) + bytes <= static_cast<const char*>(begin) + size;
+}
 
 // Says which thread it was that a sanitizer or a signal stops.
 [[maybe_unused]] void on_signal(int number) {
@@ -147,6 +155,21 @@ cudaError_t cudaMemset(void* address, int byte, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
+                            cudaStream_t stream) {
+  cudaStreamCaptureStatus status;
+  cudaStreamIsCapturing(stream, &status);
+  if (status != cudaStreamCaptureStatusNone && kind == cudaMemcpyHostToDevice &&
+      !is_pinned(from, bytes))
+    return last_error = cudaErrorStreamCaptureUnsupported;
+  if (record(stream, [=] { cudaMemcpy(to, from, bytes, kind); })) return cudaSuccess;
   return cudaMemcpy(to, from, bytes, kind);
+}
+cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {
+  if (const cudaError_t error = capture_permits()) return error;
+  if (const cudaError_t error = std::exchange(next_host_error, cudaSuccess))
+    return last_error = error;
+  if (const cudaError_t error = emulated_malloc(address, bytes)) return error;
+  pinned[*address] = bytes;
+  ++host_allocations;
+  return cudaSuccess;
 }

@@ -60,7 +60,9 @@ enum cudaError_t {
   cudaErrorInvalidDeviceFunction = 98,
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorNotReady = 600,
   cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureUnsafe = 905,
   cudaErrorInvalidClusterSize = 912,
 };
 
@@ -106,7 +108,11 @@ enum cudaStreamCaptureMode {
   cudaStreamCaptureModeRelaxed,
 };
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone, cudaStreamCaptureStatusActive };
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0;
+
+using cudaUserObject_t = struct emulated_user_object*;
+using cudaHostFn_t = void (*)(void*);
+constexpr unsigned cudaUserObjectNoDestructorSync = 1, cudaGraphUserObjectMove = 1;
 
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;

@@ -53,12 +53,47 @@ OP_FAULTS = {
         "cross_entropy",
     ),
     "the sign of the update": OpFault("common/sgd_rule.h", "p -= lr * d;", "p += lr * d;", "sgd"),
-    "a long list's tables laid over one another": OpFault(
-        "cuda/sgd.cu",
-        "<|table.entries + i|>,",
-        "table.entries",
+    "a long list's first blocks laid over its entries": OpFault(
+        "cuda/sgd_table.cuh",
+        "entries + <|capacity|>),",
+        "count",
         "sgd",
         says="",  # it crashes
+    ),
+    "a graph that does not hold its list": OpFault(
+        "cuda/pinned.cu",
+        "    <|if (capturing) hold_by(graph, from);|>\n",
+        "",
+        "sgd lists",
+        says="FAIL sgd lists, in a graph",
+    ),
+    "a list written over one that is not copied yet": OpFault(
+        "cuda/pinned.cu",
+        "|| !<|block->is_copied()|>)",
+        "true",
+        "sgd lists",
+        says="FAIL sgd lists, one while the other waits",
+    ),
+    "memory that no list gives back": OpFault(
+        "cuda/pinned.cu",
+        "block->taken.store(<|false|>, std::memory_order_release)",
+        "true",
+        "sgd lists",
+        says="FAIL sgd lists, one after the other",
+    ),
+    "memory that nobody took": OpFault(
+        "cuda/pinned.cu",
+        "block->taken.store(<|true|>, std::memory_order_relaxed)",
+        "false",
+        "sgd lists",
+        says="FAIL sgd lists, two at once",
+    ),
+    "memory asked for as if nothing were captured": OpFault(
+        "cuda/pinned.cu",
+        "mode_ = <|cudaStreamCaptureModeRelaxed|>;",
+        "cudaStreamCaptureModeGlobal",
+        "sgd lists",
+        says="gdext: CUDA, copy from pinned memory",
     ),
     "a chunk counted from the wrong tensor": OpFault(
         "cuda/sgd_table.cuh",
