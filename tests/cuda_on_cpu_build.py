@@ -50,8 +50,8 @@ COMPILE = [
 RUNS_THREADS = ("barriers", "fiber", "products", "schedule")
 FAST = ["-O2", "-fno-sanitize=undefined"]
 UNINSTRUMENTED = ["-fno-sanitize=all"]
-# peak.cu, which the CPU has no twin of, beside main.cpp; the forms of mlp.cu with it.
-TESTED_ELSEWHERE = {"peak", "mlp_layers", "mlp_resident"}
+# What the CPU has no twin of, beside main.cpp; the forms of mlp.cu with it.
+TESTED_ELSEWHERE = {"peak", "mlp_layers", "mlp_resident", "pinned"}
 CPP_TYPES = {"f32": "float", "f64": "double", "bf16": "bfloat16", "f16": "float16"}
 
 

@@ -44,7 +44,8 @@ struct SgdArgs {
   const float* found_inf;       // [1] in the backend's memory, or null: 0
   void* workspace = nullptr;    // CUDA: [sgd_workspace_bytes(count)] on the device, aligned to 8
   DType lr_dtype = DType::f64;  // f32 or f64
-  std::shared_ptr<cuda::Pinned> staging = {};  // CUDA: sgd_staging(count), or null: sgd takes it
+  // CUDA: sgd_staging(count), for this call alone; or null, then sgd takes it.
+  std::shared_ptr<cuda::Pinned> staging = {};
 };
 
 // The number that lr_tensor holds.
@@ -68,9 +69,10 @@ void sgd(const SgdArgs&, Context);
 }
 namespace cuda {
 void sgd(const SgdArgs&, Context);
-// The host's memory that a list of `count` tensors is copied from, for the current device; null
-// where none is needed. Who updates several lists takes it for all of them before the first one:
-// there may be too little.
+// The host's memory that a list of `count` tensors is copied from to the current device; null where
+// none is needed. Who updates several lists takes it for all of them before the first one: there
+// may be too little. Where it was taken and given back, taking as much again, one list after the
+// other, does not fail.
 std::shared_ptr<Pinned> sgd_staging(int64_t count);
 }  // namespace cuda
 

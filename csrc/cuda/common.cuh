@@ -1,7 +1,8 @@
 // What every CUDA file shares: the checked launch, and reductions over a warp or a block.
 //
-// Kernels are launched through launch() alone, on the caller's stream, and neither allocate,
-// synchronise nor read device memory on the host, so that any op can be captured into a CUDA graph.
+// Kernels are launched through launch() alone, on the caller's stream, and neither allocate (but
+// for pinned.cuh), synchronise nor read device memory on the host, so that any op can be captured
+// into a CUDA graph.
 // Indices are 64-bit; grids are one-dimensional (the other dimensions end at 65535 blocks).
 #pragma once
 #include <cuda_runtime.h>

@@ -1,6 +1,7 @@
 // A pool of page-locked memory (pinned.cuh): allocating it may wait for the whole device, so that
-// none is ever freed. There is as much of it as copies were waiting at the same time: a few blocks,
-// since the driver lets the host be about a thousand launches ahead; and what graphs hold.
+// none is ever freed. Of each size there are at most as many blocks as may wait for their copies,
+// and those that are held, by graphs above all.
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <mutex>
@@ -10,11 +11,13 @@
 
 namespace gdext::cuda {
 
+constexpr int kMostWaiting = 16;
+
 struct Pinned {
   int device;
   size_t bytes;
   void* data = nullptr;
-  cudaEvent_t copied = nullptr;  // the last copy, but for those of graphs
+  cudaEvent_t copied = nullptr;  // after the last copy, but for those of graphs
   std::atomic<bool> taken{true};
 
   Pinned(int device, size_t bytes) : device(device), bytes(bytes) {
@@ -26,34 +29,35 @@ struct Pinned {
   Pinned(const Pinned&) = delete;
   Pinned& operator=(const Pinned&) = delete;
 
-  bool is_copied() const {
+  bool is_waiting() const {
     const cudaError_t error = cudaEventQuery(copied);
     if (error == cudaErrorNotReady) {
       cudaGetLastError();
-      return false;
+      return true;
     }
     check_cuda("copy from pinned memory", error);
-    return true;
+    return false;
   }
 };
 
 namespace {
 
-// All that there is. CUDA may give blocks back when the process ends, and so it is never destroyed.
+// All blocks, those taken last at the end.
 struct Pool {
-  std::mutex mutex;  // of `blocks`
+  std::mutex mutex;
   std::vector<std::unique_ptr<Pinned>> blocks;
 };
-Pool& pool() {
-  static Pool& pool = *new Pool;
+Pool& the_pool() {
+  static Pool& pool = *new Pool;  // never destroyed: graphs may give back blocks at the very end
   return pool;
 }
 
-// It comes from a thread of CUDA's, which must not wait, where a graph was the last to hold it.
+// Where a graph was the last to hold the block, a thread of CUDA's calls this: no locks here, and
+// no call of CUDA.
 void give_back(Pinned* block) { block->taken.store(false, std::memory_order_release); }
 
-// While a stream is being captured, CUDA refuses whatever could end the capture unless the thread
-// vouches that it does not: neither memory of the host nor an event outside of the capture does.
+// While a stream is being captured, CUDA refuses whatever could end the capture, unless the thread
+// says that it knows better: neither memory of the host nor an event outside of the capture does.
 class RelaxedCapture {
  public:
   RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
@@ -65,8 +69,8 @@ class RelaxedCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-// Until the graph, what is instantiated from it, and its last run are gone.
-void hold_by(cudaGraph_t graph, const std::shared_ptr<Pinned>& block) {
+// Holds the block until the graph, what is instantiated from it, and its last run are gone.
+void keep_for_life_of(cudaGraph_t graph, const std::shared_ptr<Pinned>& block) {
   using Holder = std::shared_ptr<Pinned>;
   auto holder = std::make_unique<Holder>(block);
   cudaUserObject_t object = nullptr;
@@ -86,16 +90,35 @@ std::shared_ptr<Pinned> take_pinned(size_t bytes) {
   const RelaxedCapture relaxed;
   int device = 0;
   check_cuda("device", cudaGetDevice(&device));
-  const std::lock_guard lock(pool().mutex);
-  auto& blocks = pool().blocks;
-  for (const auto& block : blocks) {
-    if (block->device != device || block->bytes < bytes) continue;
-    if (block->taken.load(std::memory_order_acquire) || !block->is_copied()) continue;
+  const size_t size = std::bit_ceil(bytes);
+  const std::lock_guard lock(the_pool().mutex);
+  auto& blocks = the_pool().blocks;
+  const auto take = [&](size_t i) -> std::shared_ptr<Pinned> {
+    std::rotate(blocks.begin() + i, blocks.begin() + i + 1, blocks.end());
+    Pinned* block = blocks.back().get();
     block->taken.store(true, std::memory_order_relaxed);
-    return {block.get(), give_back};
+    return {block, give_back};
+  };
+  std::vector<size_t> waiting;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    const Pinned& block = *blocks[i];
+    if (block.device != device || block.bytes != size) continue;
+    if (block.taken.load(std::memory_order_acquire)) continue;
+    if (!block.is_waiting()) return take(i);
+    waiting.push_back(i);
   }
-  blocks.push_back(std::make_unique<Pinned>(device, std::bit_ceil(bytes)));
-  return {blocks.back().get(), give_back};
+  const auto wait_for_oldest = [&] {
+    check_cuda("copy from pinned memory", cudaEventSynchronize(blocks[waiting[0]]->copied));
+    return take(waiting[0]);
+  };
+  if (waiting.size() >= kMostWaiting) return wait_for_oldest();
+  try {
+    blocks.push_back(std::make_unique<Pinned>(device, size));
+  } catch (const std::runtime_error&) {  // no memory: who has asked before must not fail now
+    if (waiting.empty()) throw;
+    return wait_for_oldest();
+  }
+  return take(blocks.size() - 1);
 }
 
 void* address_of(const Pinned& block) { return block.data; }
@@ -106,7 +129,7 @@ void copy_to_device(const std::shared_ptr<Pinned>& from, void* to, size_t bytes,
   cudaGraph_t graph = nullptr;
   check_cuda("capture", cudaStreamGetCaptureInfo(stream, &status, nullptr, &graph));
   const bool capturing = status == cudaStreamCaptureStatusActive;
-  if (capturing) hold_by(graph, from);
+  if (capturing) keep_for_life_of(graph, from);
   check_cuda("copy from pinned memory",
              cudaMemcpyAsync(to, from->data, bytes, cudaMemcpyHostToDevice, stream));
   if (!capturing) check_cuda("event", cudaEventRecord(from->copied, stream));

@@ -19,6 +19,7 @@ void test_gemm_choice();
 void test_peak();
 void test_mlp_resident();
 void test_mlp_runs();
+void test_pinned();
 void test_sgd_lists();
 
 namespace {
@@ -78,9 +79,10 @@ bool run(const std::string& dtype, const std::string& op) {
     tests.push_back({"gemm", test_gemm<decltype(element)>});
     tests.push_back({"gemm choice", test_gemm_choice});
     tests.push_back({"launch", test_launch});
-    tests.push_back({"sgd lists", test_sgd_lists});
     tests.push_back({"peak", test_peak});
     if (std::is_same_v<decltype(element), float>) {
+      tests.push_back({"pinned", test_pinned});
+      tests.push_back({"sgd_lists", test_sgd_lists});
       tests.push_back({"mlp_runs", test_mlp_runs});
       tests.push_back({"mlp_resident", test_mlp_resident});
     }

@@ -20,11 +20,12 @@ constexpr int kErrorExitCode = 78;     // where a kernel does what it must not
 constexpr size_t kOfferBytes = 64;     // that a lane may hand over
 extern long launches, graph_launches;  // so far
 extern long host_allocations;          // of pinned memory
+extern long event_waits;               // of the host
 extern cudaError_t next_launch_error;  // the next launch fails with it, once
 extern cudaError_t next_graph_error;   // so does the next graph made executable
 extern cudaError_t next_host_error;    // and the next allocation of pinned memory
 extern cudaError_t last_error;         // what cudaGetLastError tells, once
-extern bool events_wait;               // recorded events are not over yet, for cudaEventQuery
+extern bool events_wait;               // recorded events are not over until they are waited for
 
 // The device; the defaults are an H100's.
 struct Device {
@@ -49,6 +50,9 @@ cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int v
 bool record(cudaStream_t stream, const std::function<void()>& launch);
 // cudaSuccess unless the thread must not do so while a stream is captured.
 cudaError_t capture_permits();
+// Whether the stream has copied since an event was last recorded on it.
+bool has_unmarked_copies(cudaStream_t stream);
+void count_copy(cudaStream_t stream);
 void run_grid(const LaunchShape& shape, const void* kernel, const std::function<void()>& thread);
 
 // Prints the kernel, the block, the thread and the line, and ends the process.

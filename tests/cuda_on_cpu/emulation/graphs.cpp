@@ -17,23 +17,39 @@ struct emulated_graph {
 struct emulated_stream {
   std::unique_ptr<emulated_graph> captured;
   cudaStreamCaptureMode mode;
+  bool unmarked_copies = false;
 };
 struct emulated_event {
-  bool recorded = false;
+  bool recorded = false, captured = false;
 };
 
 namespace emulation {
 
 bool events_wait = false;
+long event_waits = 0;
 
 namespace {
+
 int global_captures = 0;
+thread_local int own_captures = 0;  // that are not Relaxed
 thread_local cudaStreamCaptureMode mode_of_thread = cudaStreamCaptureModeGlobal;
+
+void count_capture(cudaStreamCaptureMode mode, int by) {
+  if (mode == cudaStreamCaptureModeGlobal) global_captures += by;
+  if (mode != cudaStreamCaptureModeRelaxed) own_captures += by;
+}
+
 }  // namespace
 
 cudaError_t capture_permits() {
-  const bool permits = global_captures == 0 || mode_of_thread == cudaStreamCaptureModeRelaxed;
+  const bool permits =
+      mode_of_thread == cudaStreamCaptureModeRelaxed || (!global_captures && !own_captures);
   return permits ? cudaSuccess : last_error = cudaErrorStreamCaptureUnsafe;
+}
+
+bool has_unmarked_copies(cudaStream_t stream) { return stream->unmarked_copies; }
+void count_copy(cudaStream_t stream) {
+  if (stream) stream->unmarked_copies = true;
 }
 
 bool record(cudaStream_t stream, const std::function<void()>& launch) {
@@ -66,7 +82,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
   if (!stream || stream->captured) return last_error = cudaErrorStreamCaptureUnsupported;
   stream->captured = std::make_unique<emulated_graph>();
   stream->mode = mode;
-  global_captures += mode == cudaStreamCaptureModeGlobal;
+  count_capture(mode, 1);
   return cudaSuccess;
 }
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
@@ -86,7 +102,7 @@ cudaError_t cudaStreamGetCaptureInfo(cudaStream_t stream, cudaStreamCaptureStatu
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   if (!stream || !stream->captured) return last_error = cudaErrorStreamCaptureUnsupported;
   *graph = stream->captured.release();
-  global_captures -= stream->mode == cudaStreamCaptureModeGlobal;
+  count_capture(stream->mode, -1);
   return cudaSuccess;
 }
 
@@ -135,13 +151,22 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = new emulated_event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   event->recorded = true;
+  event->captured = stream && stream->captured;
+  if (stream) stream->unmarked_copies = false;
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (const cudaError_t error = capture_permits()) return error;
+  if (event->captured) return last_error = cudaErrorCapturedEvent;
+  event->recorded = false;
+  ++event_waits;
+  return cudaSuccess;
+}
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (const cudaError_t error = capture_permits()) return error;
+  if (event->captured) return last_error = cudaErrorCapturedEvent;
   return events_wait && event->recorded ? last_error = cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t event) {

@@ -162,6 +162,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
       !is_pinned(from, bytes))
     return last_error = cudaErrorStreamCaptureUnsupported;
   if (record(stream, [=] { cudaMemcpy(to, from, bytes, kind); })) return cudaSuccess;
+  count_copy(stream);
   return cudaMemcpy(to, from, bytes, kind);
 }
 cudaError_t cudaHostAlloc(void** address, size_t bytes, unsigned) {

@@ -63,6 +63,7 @@ enum cudaError_t {
   cudaErrorNotReady = 600,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureUnsafe = 905,
+  cudaErrorCapturedEvent = 907,
   cudaErrorInvalidClusterSize = 912,
 };
 

@@ -11,6 +11,12 @@ def resident_fault(
     return OpFault(f"cuda/{file}", old, new, "mlp_resident", says, seed)
 
 
+def pinned_fault(old: str, new: str, case: str) -> OpFault:
+    """`case`: the one that fails; empty where it throws."""
+    says = f"FAIL pinned, {case}" if case else "gdext: CUDA, "
+    return OpFault("cuda/pinned.cu", old, new, "pinned", says)
+
+
 OP_FAULTS = {
     "no barrier between storing tiles and multiplying them": OpFault(
         "cuda/gemm_plain.cuh",
@@ -55,45 +61,45 @@ OP_FAULTS = {
     "the sign of the update": OpFault("common/sgd_rule.h", "p -= lr * d;", "p += lr * d;", "sgd"),
     "a long list's first blocks laid over its entries": OpFault(
         "cuda/sgd_table.cuh",
-        "entries + <|capacity|>),",
+        "entries + <|capacity|>)),",
         "count",
         "sgd",
         says="",  # it crashes
     ),
-    "a graph that does not hold its list": OpFault(
-        "cuda/pinned.cu",
-        "    <|if (capturing) hold_by(graph, from);|>\n",
+    "a graph that does not hold its copy's source": pinned_fault(
+        "  <|if (capturing) keep_for_life_of(graph, from);|>\n",
         "",
-        "sgd lists",
-        says="FAIL sgd lists, in a graph",
+        "in a graph",
     ),
-    "a list written over one that is not copied yet": OpFault(
-        "cuda/pinned.cu",
-        "|| !<|block->is_copied()|>)",
+    "memory written over that is not copied yet": pinned_fault(
+        "if (<|!block.is_waiting()|>) return",
         "true",
-        "sgd lists",
-        says="FAIL sgd lists, one while the other waits",
+        "copies that wait",
     ),
-    "memory that no list gives back": OpFault(
-        "cuda/pinned.cu",
+    "memory that nobody gives back": pinned_fault(
         "block->taken.store(<|false|>, std::memory_order_release)",
         "true",
-        "sgd lists",
-        says="FAIL sgd lists, one after the other",
+        "one after the other",
     ),
-    "memory that nobody took": OpFault(
-        "cuda/pinned.cu",
+    "memory given to two at once": pinned_fault(
         "block->taken.store(<|true|>, std::memory_order_relaxed)",
         "false",
-        "sgd lists",
-        says="FAIL sgd lists, two at once",
+        "two at once",
     ),
-    "memory asked for as if nothing were captured": OpFault(
-        "cuda/pinned.cu",
+    "a capture that memory is asked for in": pinned_fault(
         "mode_ = <|cudaStreamCaptureModeRelaxed|>;",
         "cudaStreamCaptureModeGlobal",
-        "sgd lists",
-        says="gdext: CUDA, copy from pinned memory",
+        "",
+    ),
+    "no memory although some is about to be free": pinned_fault(
+        "if (<|waiting.empty()|>) throw;",
+        "true",
+        "",
+    ),
+    "an event that does not mark the copy": pinned_fault(
+        "cudaEventRecord(from->copied, <|stream|>)",
+        "nullptr",
+        "the event of a copy",
     ),
     "a chunk counted from the wrong tensor": OpFault(
         "cuda/sgd_table.cuh",
