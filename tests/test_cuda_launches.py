@@ -50,6 +50,18 @@ def test_the_device_of_the_tensors_is_used():
     assert all(p.device.index == 1 and p.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_long_lists_of_two_devices():
+    """Each device has memory of its own that lists are copied from."""
+    params = [torch.ones(3, device=f"cuda:{i % 2}", requires_grad=True) for i in range(3000)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer = gdext.optim.SGD(params, 1.0)
+    for _ in range(3):
+        optimizer.step()
+    assert all(p.tolist() == [-2.0] * 3 for p in params)
+
+
 def test_same_inputs_same_bits():
     x, w = torch.randn(500, 300, device="cuda"), torch.randn(200, 300, device="cuda")
     target = torch.randint(200, (500,), device="cuda")

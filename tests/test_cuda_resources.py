@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def test_parse():
 )
 def test_short_names(name, expected):
     assert cuda_resources.short(name) == expected
+
+
+def test_the_table_is_of_the_present_kernels():
+    sources = [*(cuda_resources.ROOT / "csrc" / "cuda").glob("*.cu*")]
+    table = cuda_resources.ROOT / "docs" / "cuda_resources.md"
+    if not sources or not table.exists():
+        pytest.skip("the kernels' sources are not here")
+    kernel = r"__global__\s+void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\("
+    there = {name for source in sources for name in re.findall(kernel, source.read_text())}
+    assert len(there) > 20
+    assert {*re.findall(r"^\| `(\w+)", table.read_text(), re.MULTILINE)} == there
 
 
 def test_report():

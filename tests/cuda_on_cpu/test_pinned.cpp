@@ -119,7 +119,7 @@ void test_no_memory(char* to) {
 }
 
 void test_graphs(char* to) {
-  size_t bytes = 1000 * kBytes;  // other than any before: it is allocated in the capture
+  size_t bytes = 4000 * kBytes;  // other than any before: it is allocated in the capture
   for (const auto mode : {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal,
                           cudaStreamCaptureModeRelaxed}) {
     begin_case("pinned, in a graph, mode", static_cast<int>(mode));
@@ -157,7 +157,7 @@ void test_streams(char* to) {
 }  // namespace
 
 void test_pinned() {
-  std::vector<char> to(4000 * kBytes);
+  std::vector<char> to(16000 * kBytes);
   emulation::host_allocations = emulation::event_waits = 0;
   test_waiting(to.data());
   test_no_memory(to.data());

@@ -78,7 +78,7 @@ void test_graph() {
 
 void test_no_memory() {
   begin_case("sgd_lists, no memory");
-  List first(3 * kLong), second(3 * kLong);  // longer than any before
+  List first(5 * kLong), second(5 * kLong);  // longer than any before
   emulation::next_host_error = cudaErrorMemoryAllocation;
   try {
     first.update();
@@ -98,10 +98,12 @@ void test_no_memory() {
   second.check_updates(1);
 
   begin_case("sgd_lists, memory taken before");
-  first.args.staging = cuda::sgd_staging(first.args.count);
-  second.args.staging = cuda::sgd_staging(second.args.count);
+  List list(kLong);
+  list.args.staging = cuda::sgd_staging(kLong);
+  const auto others = {cuda::sgd_staging(kLong), cuda::sgd_staging(kLong)};
   emulation::host_allocations = 0;
-  first.update(), second.update();
+  list.update();
+  list.check_updates(1);
   if (emulation::host_allocations) fail("took more");
   if (cuda::sgd_staging(kLong - 1)) fail("memory for a list that needs none");
 }

@@ -101,6 +101,13 @@ OP_FAULTS = {
         "nullptr",
         "the event of a copy",
     ),
+    "memory taken before that the list does not use": OpFault(
+        "cuda/sgd.cu",
+        "= <|args.staging ? args.staging : sgd_staging(args.count)|>;",
+        "sgd_staging(args.count)",
+        "sgd_lists",
+        says="FAIL sgd_lists, memory taken before",
+    ),
     "a chunk counted from the wrong tensor": OpFault(
         "cuda/sgd_table.cuh",
         "    <|chunk -= chunks;|>\n",
