@@ -99,7 +99,8 @@ def check_op(driver: Path, dtype: str, seed: int, *op: str) -> None:
         (done.stdout.splitlines() or [""])[-1],
     )
     assert done.returncode == 0 and last, done.stdout + done.stderr
-    assert int(last[1]) > 0 and int(last[2]) > 0
+    assert int(last[1]) > 0
+    assert int(last[2]) > 0 or op == ("pinned",)  # which is about the host's memory alone
 
 
 def check_primitives(driver: Path, seed: int) -> None:
