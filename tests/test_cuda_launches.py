@@ -62,6 +62,23 @@ def test_long_lists_of_two_devices():
     assert all(p.tolist() == [-2.0] * 3 for p in params)
 
 
+def test_long_lists_that_wait_for_the_device():
+    """None takes the memory that an earlier one is still to be copied from; the host waits before
+    there is ever so much of it."""
+    lists = []
+    for value in (10.0, 20.0):
+        params = [torch.full((3,), value, device="cuda", requires_grad=True) for _ in range(1500)]
+        for p in params:
+            p.grad = torch.ones_like(p)
+        lists.append((params, gdext.optim.SGD(params, 1.0)))
+    torch.cuda._sleep(LONG)
+    for _ in range(20):
+        for _, optimizer in lists:
+            optimizer.step()
+    values = [torch.stack(params).unique().tolist() for params, _ in lists]
+    assert values == [[-10.0], [0.0]]
+
+
 def test_same_inputs_same_bits():
     x, w = torch.randn(500, 300, device="cuda"), torch.randn(200, 300, device="cuda")
     target = torch.randint(200, (500,), device="cuda")

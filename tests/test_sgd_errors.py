@@ -32,6 +32,24 @@ NEGATIVE_NUMBERS = [
 ]
 
 
+def test_a_kernel_that_fails_is_not_tried_again(monkeypatch):
+    """Some parameters, those of another dtype or device, may be updated by then."""
+    update = gdext.optim._sgd
+
+    def failing(*args, **options):
+        update(*args, **options)
+        if not options.get("check_only"):
+            raise RuntimeError("gdext: CUDA kernel sgd: as if it failed after the first dtype")
+
+    params = [torch.ones(3, dtype=d, requires_grad=True) for d in (torch.float32, torch.float64)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    monkeypatch.setattr(gdext.optim, "_sgd", failing)
+    with pytest.raises(RuntimeError, match="as if it failed"):
+        gdext.optim.SGD(params, 0.25).step()
+    assert [p.tolist() for p in params] == [[0.75] * 3] * 2
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [

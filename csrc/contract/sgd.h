@@ -72,7 +72,7 @@ void sgd(const SgdArgs&, Context);
 // The host's memory that a list of `count` tensors is copied from to the current device; null where
 // none is needed. Who updates several lists takes it for all of them before the first one: there
 // may be too little. Where it was taken and given back, taking as much again, one list after the
-// other, does not fail.
+// other, does not fail, if nothing is captured and no other thread takes it.
 std::shared_ptr<Pinned> sgd_staging(int64_t count);
 }  // namespace cuda
 

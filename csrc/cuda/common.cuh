@@ -1,8 +1,8 @@
 // What every CUDA file shares: the checked launch, and reductions over a warp or a block.
 //
-// Kernels are launched through launch() alone, on the caller's stream, and neither allocate (but
-// for pinned.cuh), synchronise nor read device memory on the host, so that any op can be captured
-// into a CUDA graph.
+// Kernels are launched through launch() alone, on the caller's stream, and neither allocate nor
+// wait (but for pinned.cuh) nor read device memory on the host, so that any op can be captured into
+// a CUDA graph.
 // Indices are 64-bit; grids are one-dimensional (the other dimensions end at 65535 blocks).
 #pragma once
 #include <cuda_runtime.h>
@@ -67,11 +67,20 @@ constexpr int code_capability(std::string_view archs, int capability) {
 }
 inline int code_capability() { return code_capability(GDEXT_CUDA_ARCHS, compute_capability()); }
 
+// From cudaErrorIllegalAddress to cudaErrorLaunchFailure: a kernel died, and every call since then
+// says so.
+inline std::string hint_of(cudaError_t error) {
+  if (error < 700 || error > 719) return "";
+  return "; a kernel launched earlier, of any library, may be the one that failed: with "
+         "CUDA_LAUNCH_BLOCKING=1 in the environment it is named";
+}
+
 // For what is no launch. `what` was asked of CUDA.
 inline void check_cuda(const char* what, cudaError_t error) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // forgets it: whoever asks next is not told of it again
-  throw std::runtime_error(std::string("gdext: CUDA, ") + what + ": " + cudaGetErrorString(error));
+  throw std::runtime_error(std::string("gdext: CUDA, ") + what + ": " + cudaGetErrorString(error) +
+                           hint_of(error));
 }
 
 [[noreturn]] inline void throw_launch_error(const char* name, cudaError_t error) {
@@ -85,13 +94,7 @@ inline void check_cuda(const char* what, cudaError_t error) {
                " has compute capability " + std::to_string(capability / 10) + "." +
                std::to_string(capability % 10);
   }
-  // From cudaErrorIllegalAddress to cudaErrorLaunchFailure: a kernel died, and every call since
-  // then says so.
-  if (error >= 700 && error <= 719)
-    message +=
-        "; a kernel launched earlier, of any library, may be the one that failed: with "
-        "CUDA_LAUNCH_BLOCKING=1 in the environment it is named";
-  throw std::runtime_error(message);
+  throw std::runtime_error(message + hint_of(error));
 }
 
 // What a launch may ask for beside its blocks and threads.

@@ -1,6 +1,6 @@
-// A pool of page-locked memory (pinned.cuh): allocating it may wait for the whole device, so that
-// none is ever freed. Of each size there are at most as many blocks as may wait for their copies,
-// and those that are held, by graphs above all.
+// A pool of page-locked memory (pinned.cuh). None is ever freed, since that, as allocating it, may
+// wait for the whole device: of each device and size there are as many blocks as graphs held at one
+// time, and kMostWaiting at most whose copies wait.
 #include <algorithm>
 #include <atomic>
 #include <bit>
@@ -11,7 +11,7 @@
 
 namespace gdext::cuda {
 
-constexpr int kMostWaiting = 16;
+constexpr int kMostWaiting = 16;  // enough for the device to have work while the host waits
 
 struct Pinned {
   int device;
@@ -42,19 +42,45 @@ struct Pinned {
 
 namespace {
 
-// All blocks, those taken last at the end.
-struct Pool {
-  std::mutex mutex;
-  std::vector<std::unique_ptr<Pinned>> blocks;
+// Where a graph was the last to hold the block, a thread of CUDA's calls this: no locks here, and
+// no call of CUDA.
+void give_back(Pinned* block) { block->taken.store(false, std::memory_order_release); }
+
+// Nothing that waits is done under its lock: what it waits for might need another thread's list.
+class Pool {
+ public:
+  // Of the blocks that nobody holds the one that was taken longest ago, once they are `enough` even
+  // if its copy is still waiting; else null.
+  std::shared_ptr<Pinned> take(int device, size_t bytes, int enough) {
+    const std::lock_guard lock(mutex_);
+    auto oldest = blocks_.end();
+    int count = 0;
+    for (auto it = blocks_.begin(); it != blocks_.end(); ++it) {
+      const Pinned& block = **it;
+      if (block.device != device || block.bytes != bytes) continue;
+      if (block.taken.load(std::memory_order_acquire)) continue;
+      if (++count == 1) oldest = it;
+    }
+    if (count == 0 || (count < enough && (*oldest)->is_waiting())) return nullptr;
+    Pinned* block = oldest->get();
+    std::rotate(oldest, oldest + 1, blocks_.end());
+    block->taken.store(true, std::memory_order_relaxed);
+    return {block, give_back};
+  }
+  std::shared_ptr<Pinned> add(std::unique_ptr<Pinned> block) {
+    const std::lock_guard lock(mutex_);
+    blocks_.push_back(std::move(block));
+    return {blocks_.back().get(), give_back};
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Pinned>> blocks_;  // those taken last at the end
 };
 Pool& the_pool() {
   static Pool& pool = *new Pool;  // never destroyed: graphs may give back blocks at the very end
   return pool;
 }
-
-// Where a graph was the last to hold the block, a thread of CUDA's calls this: no locks here, and
-// no call of CUDA.
-void give_back(Pinned* block) { block->taken.store(false, std::memory_order_release); }
 
 // While a stream is being captured, CUDA refuses whatever could end the capture, unless the thread
 // says that it knows better: neither memory of the host nor an event outside of the capture does.
@@ -91,34 +117,17 @@ std::shared_ptr<Pinned> take_pinned(size_t bytes) {
   int device = 0;
   check_cuda("device", cudaGetDevice(&device));
   const size_t size = std::bit_ceil(bytes);
-  const std::lock_guard lock(the_pool().mutex);
-  auto& blocks = the_pool().blocks;
-  const auto take = [&](size_t i) -> std::shared_ptr<Pinned> {
-    std::rotate(blocks.begin() + i, blocks.begin() + i + 1, blocks.end());
-    Pinned* block = blocks.back().get();
-    block->taken.store(true, std::memory_order_relaxed);
-    return {block, give_back};
-  };
-  std::vector<size_t> waiting;
-  for (size_t i = 0; i < blocks.size(); ++i) {
-    const Pinned& block = *blocks[i];
-    if (block.device != device || block.bytes != size) continue;
-    if (block.taken.load(std::memory_order_acquire)) continue;
-    if (!block.is_waiting()) return take(i);
-    waiting.push_back(i);
+  std::shared_ptr<Pinned> block = the_pool().take(device, size, kMostWaiting);
+  if (!block) {
+    try {
+      return the_pool().add(std::make_unique<Pinned>(device, size));
+    } catch (const std::runtime_error&) {  // no memory: who has asked before must not fail now
+      block = the_pool().take(device, size, 1);
+      if (!block) throw;
+    }
   }
-  const auto wait_for_oldest = [&] {
-    check_cuda("copy from pinned memory", cudaEventSynchronize(blocks[waiting[0]]->copied));
-    return take(waiting[0]);
-  };
-  if (waiting.size() >= kMostWaiting) return wait_for_oldest();
-  try {
-    blocks.push_back(std::make_unique<Pinned>(device, size));
-  } catch (const std::runtime_error&) {  // no memory: who has asked before must not fail now
-    if (waiting.empty()) throw;
-    return wait_for_oldest();
-  }
-  return take(blocks.size() - 1);
+  check_cuda("copy from pinned memory", cudaEventSynchronize(block->copied));
+  return block;
 }
 
 void* address_of(const Pinned& block) { return block.data; }
@@ -132,7 +141,10 @@ void copy_to_device(const std::shared_ptr<Pinned>& from, void* to, size_t bytes,
   if (capturing) keep_for_life_of(graph, from);
   check_cuda("copy from pinned memory",
              cudaMemcpyAsync(to, from->data, bytes, cudaMemcpyHostToDevice, stream));
-  if (!capturing) check_cuda("event", cudaEventRecord(from->copied, stream));
+  if (capturing) return;
+  const cudaError_t error = cudaEventRecord(from->copied, stream);
+  if (error != cudaSuccess) new std::shared_ptr<Pinned>(from);  // nobody may write there again
+  check_cuda("event", error);
 }
 
 }  // namespace gdext::cuda

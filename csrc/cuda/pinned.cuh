@@ -9,7 +9,8 @@ namespace gdext::cuda {
 struct Pinned;
 
 // At least `bytes` bytes of it, for streams of the current device; it goes back when nobody holds
-// it. Throws std::runtime_error where there is none.
+// it. Waits for the oldest copy where many of that size (rounded up to a power of two) wait, or no
+// other memory is left; throws std::runtime_error where there is none at all.
 std::shared_ptr<Pinned> take_pinned(size_t bytes);
 
 void* address_of(const Pinned&);

@@ -61,8 +61,7 @@ void test_waiting(char* to) {
   begin_case("pinned, one after the other");
   send(1, to);
   check_allocations(1);
-  send(2, to);
-  std::vector<void*> from = {send(3, to)};
+  send(2, to), send(3, to);
   check_allocations(0);
 
   begin_case("pinned, two at once");
@@ -78,6 +77,7 @@ void test_waiting(char* to) {
 
   begin_case("pinned, copies that wait");
   emulation::events_wait = true;
+  std::vector<void*> from;
   while (from.size() < 16) from.push_back(send(4, to));
   check_allocations(14);
   check_waits(0);

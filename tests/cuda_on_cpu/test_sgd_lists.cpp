@@ -78,11 +78,11 @@ void test_graph() {
 
 void test_no_memory() {
   begin_case("sgd_lists, no memory");
-  List first(5 * kLong), second(5 * kLong);  // longer than any before
+  List first(5 * kLong), second(5 * kLong);
   emulation::next_host_error = cudaErrorMemoryAllocation;
   try {
     first.update();
-    fail("no error");
+    fail("no error: memory of that size was there, wanted a longer list than any before");
   } catch (const std::runtime_error&) {
   }
   first.check_updates(0);

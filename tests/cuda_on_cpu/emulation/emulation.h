@@ -46,8 +46,8 @@ void seed(unsigned schedule);
 cudaError_t read_launch_shape(const cudaLaunchConfig_t& config, const void* kernel,
                               LaunchShape& shape);
 cudaError_t set_attribute(const void* kernel, cudaFuncAttribute attribute, int value);
-// Whether the stream is captured: then the launch, or the copy, waits in its graph.
-bool record(cudaStream_t stream, const std::function<void()>& launch);
+// Whether the stream is captured: then the work, a launch or a copy, waits in its graph.
+bool record(cudaStream_t stream, const std::function<void()>& work);
 // cudaSuccess unless the thread must not do so while a stream is captured.
 cudaError_t capture_permits();
 // Whether the stream has copied since an event was last recorded on it.

@@ -1,5 +1,5 @@
 // Streams, their capture into graphs, and events. A stream does everything at once, but while it is
-// captured its launches are recorded, to be run when the graph is.
+// captured its launches and copies are recorded, to be done when the graph is run.
 #include <cuda_runtime.h>
 
 #include <memory>
@@ -11,7 +11,7 @@ struct emulated_user_object {
   ~emulated_user_object() { destroy(data); }
 };
 struct emulated_graph {
-  std::vector<std::function<void()>> launches;
+  std::vector<std::function<void()>> work;
   std::vector<std::shared_ptr<emulated_user_object>> objects;
 };
 struct emulated_stream {
@@ -52,9 +52,9 @@ void count_copy(cudaStream_t stream) {
   if (stream) stream->unmarked_copies = true;
 }
 
-bool record(cudaStream_t stream, const std::function<void()>& launch) {
+bool record(cudaStream_t stream, const std::function<void()>& work) {
   if (!stream || !stream->captured) return false;
-  stream->captured->launches.push_back(launch);
+  stream->captured->work.push_back(work);
   return true;
 }
 
@@ -135,7 +135,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (stream && stream->captured) return last_error = cudaErrorStreamCaptureUnsupported;
   ++graph_launches;
-  for (const auto& launch : executable->launches) launch();
+  for (const auto& work : executable->work) work();
   return cudaSuccess;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
@@ -160,8 +160,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (const cudaError_t error = capture_permits()) return error;
   if (event->captured) return last_error = cudaErrorCapturedEvent;
+  event_waits += events_wait && event->recorded;
   event->recorded = false;
-  ++event_waits;
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {

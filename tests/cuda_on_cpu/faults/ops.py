@@ -72,8 +72,8 @@ OP_FAULTS = {
         "in a graph",
     ),
     "memory written over that is not copied yet": pinned_fault(
-        "if (<|!block.is_waiting()|>) return",
-        "true",
+        "(count < enough && <|(*oldest)->is_waiting()|>)",
+        "false",
         "copies that wait",
     ),
     "memory that nobody gives back": pinned_fault(
@@ -92,9 +92,14 @@ OP_FAULTS = {
         "",
     ),
     "no memory although some is about to be free": pinned_fault(
-        "if (<|waiting.empty()|>) throw;",
+        "if (<|!block|>) throw;",
         "true",
         "",
+    ),
+    "memory taken again without a wait": pinned_fault(
+        '  <|check_cuda("copy from pinned memory", cudaEventSynchronize(block->copied));|>\n',
+        "",
+        "copies that wait",
     ),
     "an event that does not mark the copy": pinned_fault(
         "cudaEventRecord(from->copied, <|stream|>)",
