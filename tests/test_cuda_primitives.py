@@ -1,8 +1,9 @@
-"""What kernels are made of (tests/cuda_on_cpu/primitives), on the GPU: whether the emulation, which
-passes the same tests, is true."""
+"""What kernels are made of (tests/cuda_on_cpu/primitives): that nvcc compiles its tests; and on a
+GPU whether the emulation, which passes them too, is true."""
 
-import shutil
+import os
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,39 +12,40 @@ import torch
 from conftest import cuda_missing
 from native_build import CSRC, TESTS, succeed
 
+sys.path.insert(0, str(TESTS.parent / "scripts"))
+from build_support.environment import find_compiler, find_torch
+from build_support.ninja_build import Plan, nvcc_flags
+from build_support.toolkit import ToolkitError, find_toolkit
+
 PRIMITIVES = TESTS / "cuda_on_cpu" / "primitives"
 
 
-def missing() -> str | None:
-    """Why they cannot be run here, or None where they can."""
-    if cuda_missing():
-        return cuda_missing()
-    if torch.cuda.get_device_capability() != (9, 0):
-        return "clusters and wgmma are those of compute capability 9.0"
-    if not CSRC.is_dir():
-        return "the kernels' sources are not here"
-    return None if shutil.which("nvcc") else "nvcc is not on PATH"
-
-
-pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
-
-
 def compile_primitives(folder: Path) -> Path:
-    flags = ["-std=c++20", "-arch=sm_90a", f"-I{CSRC}"]
+    try:
+        toolkit = find_toolkit(os.environ)
+    except ToolkitError as error:
+        pytest.skip(str(error))
+    plan = Plan("", CSRC.parent, find_torch(), find_compiler(os.environ), toolkit, ("9.0",))
     sources = sorted(PRIMITIVES.glob("*.cu"))
     objects = [folder / f"{source.stem}.o" for source in sources]
     commands = [
-        ["nvcc", *flags, "-c", source, "-o", obj]
+        [toolkit.nvcc, *nvcc_flags(plan), "-Werror", "all-warnings", "-c", source, "-o", obj]
         for source, obj in zip(sources, objects, strict=True)
     ]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(succeed, commands))
-    succeed(["nvcc", "-arch=sm_90a", *objects, "-o", folder / "primitives"])
-    return folder / "primitives"
+    driver = folder / "primitives"
+    succeed([toolkit.nvcc, *nvcc_flags(plan), *objects, "-o", driver])
+    return driver
 
 
+@pytest.mark.skipif(not CSRC.is_dir(), reason="the kernels' sources are not here")
 def test_primitives(tmp_path):
     driver = compile_primitives(tmp_path)
+    if cuda_missing():
+        pytest.skip(f"compiled, not run: {cuda_missing()}")
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("compiled, not run: clusters and wgmma as here are of compute capability 9.0")
     for seed in (1, 2, 3):
         done = subprocess.run([driver, str(seed)], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stdout + done.stderr
